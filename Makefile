@@ -1,0 +1,62 @@
+# The commands of the project. Each installs what it lacks (scripts/setup) and builds by a CMake
+# preset.
+#
+#   make demo              train a small model, then make it forget, method by method
+#   make test              build and run all tests
+#   make bench             build and run the benchmarks
+#   make golden FILES=...  check golden vectors that the oracle wrote
+#   make tofu_metrics      build the metrics of TOFU's evaluation logs
+#   make docs              build the reference, into build/docs
+#   make format            format the C++ files
+#   make lint              clang-tidy over the headers
+#
+# PRESET=clang and so on choose another preset; JOBS=n another number of parallel compilers;
+# ARGS=... goes to the program of `demo` and `bench`.
+PRESET ?= release
+JOBS ?= $(shell nproc)
+BUILD := build/$(PRESET)
+
+.PHONY: help setup dev-setup configure demo test bench golden tofu_metrics docs format lint
+
+help:
+	@sed -n 's/^#   make/make/p' Makefile
+
+setup:
+	@scripts/setup
+
+dev-setup:
+	@scripts/setup --dev
+
+configure: setup
+	@cmake --preset $(PRESET)
+
+demo: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target continual
+	@$(BUILD)/bin/continual --out build/demo $(ARGS)
+
+test: configure
+	@cmake --build $(BUILD) -j $(JOBS)
+	@ctest --preset $(PRESET) -j $(JOBS)
+
+bench: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target benchmarks
+	@for program in $(BUILD)/bin/bench_*; do $$program $(ARGS) || exit 1; done
+
+golden: configure
+	@if [ -z "$(FILES)" ]; then echo 'golden: expected FILES="a.json b.json", got none' >&2; exit 1; fi
+	@cmake --build $(BUILD) -j $(JOBS) --target golden
+	@$(BUILD)/bin/golden $(FILES)
+
+tofu_metrics: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target tofu_metrics
+	@echo "built $(BUILD)/bin/tofu_metrics"
+
+docs: dev-setup
+	@scripts/docs
+
+format: dev-setup
+	@scripts/format
+
+lint: dev-setup
+	@cmake --preset clang
+	@scripts/lint build/clang

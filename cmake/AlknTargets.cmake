@@ -1,0 +1,44 @@
+# alkn::kernel: the headers alone, C++17, nothing but the standard library.
+# alkn::alkn:   the whole library, C++20, with LibTorch, Eigen, fmt and nlohmann/json.
+
+# A project that adds this folder must not see the warnings of its own flags in headers that are not
+# its own.
+set(system "")
+if(NOT PROJECT_IS_TOP_LEVEL)
+  set(system SYSTEM)
+endif()
+
+add_library(alkn_kernel INTERFACE)
+add_library(alkn::kernel ALIAS alkn_kernel)
+target_include_directories(alkn_kernel ${system} INTERFACE
+                           $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
+target_compile_features(alkn_kernel INTERFACE cxx_std_17)
+set_target_properties(alkn_kernel PROPERTIES EXPORT_NAME kernel)
+unset(system)
+
+if(ALKN_LIBTORCH)
+  foreach(package IN ITEMS Eigen3 fmt nlohmann_json)
+    find_package(${package} QUIET)
+    if(NOT ${package}_FOUND)
+      message(FATAL_ERROR "alkn needs ${package}: install it (scripts/setup does so on Debian), \
+or add the folder that holds it to CMAKE_PREFIX_PATH")
+    endif()
+  endforeach()
+
+  include(AlknLibTorch)
+  file(GLOB ALKN_LIBTORCH_FALLBACK_PREFIX "${PROJECT_SOURCE_DIR}/.venv")
+  alkn_find_libtorch(alkn_libtorch_error)
+  if(alkn_libtorch_error)
+    message(FATAL_ERROR "alkn: ${alkn_libtorch_error}; in a clone of alkn, `scripts/setup` \
+installs one")
+  endif()
+
+  # fmt stays header-only: LibTorch's own headers of another fmt may come first, a linked libfmt
+  # would then lack their symbols.
+  add_library(alkn_alkn INTERFACE)
+  add_library(alkn::alkn ALIAS alkn_alkn)
+  target_link_libraries(alkn_alkn INTERFACE alkn_kernel fmt::fmt-header-only Eigen3::Eigen
+                                            nlohmann_json::nlohmann_json alkn::libtorch)
+  target_compile_features(alkn_alkn INTERFACE cxx_std_20)
+  set_target_properties(alkn_alkn PROPERTIES EXPORT_NAME alkn)
+endif()

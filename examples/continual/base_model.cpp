@@ -1,0 +1,144 @@
+#include "continual/base_model.hpp"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/full.h>
+#include <alkn/alkn.hpp>
+#include <alkn/continual/checkpoint.hpp>
+#include <alkn/io/atomic_file.hpp>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "continual/interrupt.hpp"
+#include "continual/progress.hpp"
+#include "continual/random.hpp"
+#include "continual/readers.hpp"
+#include "continual/run_folder.hpp"
+
+namespace continual {
+namespace {
+
+/// 64-bit FNV-1a.
+std::uint64_t hash_text(std::string_view text, std::uint64_t hash) {
+  for (const char c : text) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3U;
+  }
+  return hash;
+}
+
+/// All texts that the model learns, in order.
+std::vector<std::string> training_texts(const DataSet& data) {
+  std::vector<std::string> texts;
+  const auto append = [&](const std::vector<Pair>& pairs) {
+    for (const Pair& pair : pairs) {
+      texts.push_back(pair.question);
+      texts.push_back(pair.answer);
+    }
+  };
+  for (const Request& request : data.requests) {
+    append(request.forget);
+  }
+  append(data.shown);
+  append(data.unseen);
+  return texts;
+}
+
+/// A name for what the training depends on: texts, settings, seed, threads.
+std::string training_key(const std::vector<std::string>& texts, const Settings& settings,
+                         const ModelConfig& config) {
+  std::uint64_t hash = 0xCBF29CE484222325U;
+  for (const std::string& text : texts) {
+    hash = hash_text(text, hash_text(std::to_string(text.size()) + ":", hash));
+  }
+  const BaseSettings& base = settings.base;
+  hash = hash_text(fmt::format("1 {} {} {} {} {} {} {} {} {} {}", base.epochs, base.batch, base.lr,
+                               base.vocabulary, settings.data.seed, at::get_num_threads(),
+                               config.layers, config.width, config.heads, config.context),
+                   hash);
+  return fmt::format("base-{:016x}", hash);
+}
+
+/// Memorises the samples. Returns false if it was interrupted; a checkpoint is then on the disk.
+bool memorise(Transformer& model, const Samples& samples, const Settings& settings,
+              const std::filesystem::path& checkpoint) {
+  const BaseSettings& base = settings.base;
+  const std::int64_t per_epoch = num_batches(samples, base.batch);
+  const std::int64_t steps = base.epochs * per_epoch;
+  // Outside a task a method is its base optimizer, AdamW; as a method it can be saved and resumed.
+  alkn::TaskVector<> optimizer(model.named_parameters(), {}, alkn::AdamWOptions(base.lr));
+  at::Tensor position = at::full({1}, 0, at::kLong);
+  const alkn::io::NamedTensors buffers{{"trainer.position", position}};
+  if (settings.resume && std::filesystem::exists(checkpoint)) {
+    static_cast<void>(alkn::load_checkpoint(checkpoint, optimizer, buffers));
+  }
+  const auto done = position.item<std::int64_t>();
+  for (auto& group : optimizer.param_groups()) {
+    group.options().set_lr(base.lr);  // the schedule counts from the full rate
+  }
+  alkn::LinearSchedule schedule(optimizer, per_epoch, steps);
+  for (std::int64_t i = 0; i < done; ++i) {
+    schedule.step();
+  }
+  Progress progress("training the model", steps, done);
+  std::vector<Batch> batches;
+  for (std::int64_t step = done; step < steps; ++step) {
+    if (batches.empty() || step % per_epoch == 0) {
+      batches = shuffled_batches(
+          samples, base.batch,
+          Random{settings.data.seed, 0, static_cast<std::uint64_t>(step / per_epoch)});
+    }
+    const Batch& batch = batches[static_cast<std::size_t>(step % per_epoch)];
+    optimizer.zero_grad();
+    const at::Tensor loss = alkn::mean_nll(model.forward(batch.tokens), batch.labels);
+    loss.backward();
+    optimizer.step();
+    schedule.step();
+    if (interrupted()) {
+      position.fill_(step + 1);
+      alkn::save_checkpoint(checkpoint, optimizer, buffers);
+      return false;
+    }
+    progress.step(fmt::format("loss {:.3f}", loss.item<double>()));
+  }
+  std::filesystem::remove(checkpoint);
+  return true;
+}
+
+}  // namespace
+
+std::optional<Trained> train_or_load(const DataSet& data, const Settings& settings,
+                                     const std::filesystem::path& folder) {
+  const auto texts = training_texts(data);
+  ModelConfig config;
+  const std::string key = training_key(texts, settings, config);
+  const auto model_path = folder / (key + ".safetensors");
+  const auto vocabulary_path = folder / (key + ".tokenizer.model");
+  const bool reused =
+      std::filesystem::exists(model_path) && std::filesystem::exists(vocabulary_path);
+
+  Tokenizer tokenizer = reused ? Tokenizer(detail::read_text(vocabulary_path))
+                               : Tokenizer::train(texts, settings.base.vocabulary);
+  config.vocabulary = tokenizer.size();
+  at::Generator generator = at::globalContext().defaultGenerator(at::kCPU);
+  generator.set_current_seed(settings.data.seed);
+  auto model = std::make_shared<Transformer>(config);
+  EncodedData encoded = encode(tokenizer, data);
+  const Stopwatch watch;
+  if (reused) {
+    load_model(model_path, *model);
+  } else {
+    if (!memorise(*model, encoded.training_samples(), settings, folder / (key + ".checkpoint"))) {
+      return std::nullopt;
+    }
+    alkn::io::write_file(vocabulary_path, tokenizer.model());
+    save_model(model_path, *model);
+  }
+  return Trained{std::move(tokenizer), std::move(encoded), std::move(model), watch.seconds(),
+                 reused};
+}
+
+}  // namespace continual

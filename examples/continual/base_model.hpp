@@ -1,0 +1,29 @@
+// The model that has learned everything: trained once, kept on the disk.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "continual/batch.hpp"
+#include "continual/model.hpp"
+#include "continual/settings.hpp"
+#include "continual/tokenizer.hpp"
+
+namespace continual {
+
+/// Everything that the methods start from.
+struct Trained {
+  Tokenizer tokenizer;
+  EncodedData data;
+  std::shared_ptr<Transformer> model;
+  double seconds = 0;   ///< of the training
+  bool reused = false;  ///< found on the disk
+};
+
+/// The trained model of this data and these settings, from `folder` if it is there.
+/// Returns nothing if the training was interrupted; a checkpoint is then in the folder.
+std::optional<Trained> train_or_load(const DataSet& data, const Settings& settings,
+                                     const std::filesystem::path& folder);
+
+}  // namespace continual

@@ -1,0 +1,77 @@
+// How well a model still knows something.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <alkn/objective/losses.hpp>
+
+#include <cstdint>
+#include <limits>
+
+#include "continual/batch.hpp"
+#include "continual/model.hpp"
+
+namespace continual {
+
+inline constexpr std::int64_t kEvaluationBatch = 64;
+
+/// Mean over the samples of exp(- mean NLL of the answer's tokens); NaN where there are none.
+inline double answer_probability(Transformer& model, const Samples& samples) {
+  const at::NoGradGuard no_grad;
+  double sum = 0;
+  for (const Batch& batch : batches_by_length(samples, kEvaluationBatch)) {
+    const at::Tensor nll = alkn::sequence_nll(model.forward(batch.tokens), batch.labels);
+    const at::Tensor count = alkn::valid_tokens(batch.labels).clamp_min(1);
+    sum += nll.div(count).neg().exp().sum(at::kDouble).item<double>();
+  }
+  return samples.empty() ? std::numeric_limits<double>::quiet_NaN()
+                         : sum / static_cast<double>(samples.size());
+}
+
+/// Mean NLL over all tokens that count.
+inline double mean_loss(Transformer& model, const Samples& samples) {
+  const at::NoGradGuard no_grad;
+  double sum = 0;
+  std::int64_t count = 0;
+  for (const Batch& batch : batches_by_length(samples, kEvaluationBatch)) {
+    sum += alkn::sequence_nll(model.forward(batch.tokens), batch.labels)
+               .sum(at::kDouble)
+               .item<double>();
+    count += alkn::valid_tokens(batch.labels).sum().item<std::int64_t>();
+  }
+  return count == 0 ? 0.0 : sum / static_cast<double>(count);
+}
+
+/// The five probabilities that a run reports after each task.
+struct Probabilities {
+  double forgotten = 0;  ///< what this request asked to forget
+  double earlier = 0;    ///< what all earlier requests asked; NaN for the first
+  double rephrased = 0;  ///< this request in other words; NaN where the data has none
+  double shown = 0, unseen = 0;
+};
+
+inline Probabilities evaluate(Transformer& model, const EncodedData& data, std::size_t task) {
+  Samples earlier;
+  for (std::size_t t = 0; t < task; ++t) {
+    const Samples& forget = data.requests[t].forget;
+    earlier.insert(earlier.end(), forget.begin(), forget.end());
+  }
+  const EncodedRequest& request = data.requests[task];
+  return {answer_probability(model, request.forget), answer_probability(model, earlier),
+          answer_probability(model, request.rephrased), answer_probability(model, data.shown),
+          answer_probability(model, data.unseen)};
+}
+
+/// The same over all requests at once.
+inline Probabilities evaluate_all(Transformer& model, const EncodedData& data) {
+  Samples forget, rephrased;
+  for (const EncodedRequest& request : data.requests) {
+    forget.insert(forget.end(), request.forget.begin(), request.forget.end());
+    rephrased.insert(rephrased.end(), request.rephrased.begin(), request.rephrased.end());
+  }
+  return {answer_probability(model, forget), std::numeric_limits<double>::quiet_NaN(),
+          answer_probability(model, rephrased), answer_probability(model, data.shown),
+          answer_probability(model, data.unseen)};
+}
+
+}  // namespace continual

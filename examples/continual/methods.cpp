@@ -1,0 +1,87 @@
+// The table of methods: a new one is a line in it.
+#include "continual/methods.hpp"
+
+#include <alkn/alkn.hpp>
+
+#include <string_view>
+#include <vector>
+
+#include "continual/unlearn.hpp"
+
+namespace continual {
+namespace {
+
+/// The library's options of a preset, for methods that have presets; else the defaults.
+template <class Options>
+Options preset_options([[maybe_unused]] std::string_view preset) {
+  if constexpr (requires { Options::paper(); }) {
+    if (preset == "paper") {
+      return Options::paper();
+    }
+    if (preset == "reference") {
+      return Options::reference();
+    }
+    if (preset == "ratio") {
+      return Options::ratio();
+    }
+    return Options::conflict();
+  } else {
+    return Options();
+  }
+}
+
+template <class Method>
+Rows unlearn(const Run& run) {
+  auto options = preset_options<typename Method::Options>(run.settings.preset);
+  if constexpr (Method::kNegates) {
+    options.negation(run.strength.lambda);
+  }
+  if (run.strength.retain_weight > 0) {
+    options.retain_term(alkn::RetainTerm::nll).retain_weight(run.strength.retain_weight);
+  }
+  return Unlearning<Method>(run, options).go();
+}
+
+}  // namespace
+
+// The strengths are those at which each method, on the made-up authors, forgets about as much as
+// ALKN does.
+const std::vector<MethodEntry>& methods() {
+  static const std::vector<MethodEntry> table{
+      {"alkn", "ALKN", {8e-4, 2, 0, 10, 32}, &unlearn<alkn::ALKN<>>},
+      {"gradient-ascent",
+       "gradient ascent",
+       {3e-5, 0, 0, 10, 32},
+       &unlearn<alkn::GradientAscent<>>},
+      {"gradient-ascent+retain",
+       "gradient ascent + retain",
+       {4e-5, 0, 1, 10, 32},
+       &unlearn<alkn::GradientAscent<>>},
+      {"npo", "NPO", {2.8e-5, 0, 0, 10, 32}, &unlearn<alkn::NPO<>>},
+      {"npo+retain", "NPO + retain", {8e-5, 0, 20, 10, 32}, &unlearn<alkn::NPO<>>},
+      {"task-vector", "task vector", {1.15e-4, 1, 0, 10, 32}, &unlearn<alkn::TaskVector<>>}};
+  return table;
+}
+
+// `paper` has the settings of the paper's experiments with real models: its learning rate moves
+// next to nothing in a model this small.
+const std::vector<PresetEntry>& presets() {
+  static const std::vector<PresetEntry> table{{"conflict", {8e-4, 2, 0, 10, 32}},
+                                              {"ratio", {1.7e-4, 2, 0, 10, 32}},
+                                              {"reference", {5e-4, 0.8, 0, 10, 32}},
+                                              {"paper", {3e-5, 0.8, 0, 5, 32}}};
+  return table;
+}
+
+Strength strength_of(const MethodEntry& method, const Settings& settings) {
+  if (method.name == methods().front().name) {
+    for (const PresetEntry& preset : presets()) {
+      if (settings.preset == preset.name) {
+        return settings.over(preset.strength);
+      }
+    }
+  }
+  return settings.over(method.strength);
+}
+
+}  // namespace continual

@@ -1,0 +1,100 @@
+// What a run works with, and what it reports.
+#pragma once
+
+#include <alkn/continual/task_state.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "continual/batch.hpp"
+#include "continual/evaluate.hpp"
+#include "continual/json.hpp"
+#include "continual/model.hpp"
+#include "continual/run_folder.hpp"
+#include "continual/settings.hpp"
+
+namespace continual {
+
+/// One line of the table: what a request did.
+struct TaskRow {
+  Probabilities probabilities;
+  double fraction_trained = 1;  ///< of the weights, in the last step
+  double lambda = 0;            ///< of the negation; 0 where there is none
+  bool lambda_reduced = false;  ///< the guard asked for less
+  double seconds = 0;
+};
+
+/// What a run works with.
+struct Run {
+  Transformer& model;
+  const EncodedData& data;
+  const Settings& settings;
+  const Strength& strength;
+  std::string title;
+  std::filesystem::path checkpoint;
+  MetricsFile& metrics;
+  double trained_loss;  ///< on what is shown, before the first request
+  std::function<void(std::int64_t, const TaskRow&)> on_row;  ///< after each request
+};
+
+/// All rows of a run; nothing: it was interrupted, and a checkpoint is on the disk.
+using Rows = std::optional<std::vector<TaskRow>>;
+
+/// The line of metrics.jsonl for one step.
+inline Json step_line(const alkn::StepReport& report, double loss,
+                      std::optional<double> retain_loss, double lr) {
+  Json line{{"kind", "step"}, {"task", report.task}, {"step", report.step}, {"loss", number(loss)}};
+  if (retain_loss) {
+    line["retain_loss"] = number(*retain_loss);
+  }
+  line["lr"] = lr;
+  line["grad_norm"] = number(report.grad_norm);
+  line["clip_scale"] = number(report.clip_scale);
+  line["unmask_ratio"] = report.unmask_ratio;
+  line["fraction_trained"] = report.fraction_trained;
+  line["skipped"] = report.skipped;
+  return line;
+}
+
+/// The line for one request.
+inline Json task_line(const alkn::TaskReport& report, const TaskRow& row) {
+  Json tensors = Json::array();
+  for (const alkn::TensorReport& tensor : report.tensors) {
+    tensors.push_back(
+        {{"name", tensor.name},
+         {"size", tensor.size},
+         {"fraction_trained", tensor.fraction_trained},
+         {"overlap", tensor.overlap},
+         {"threshold", tensor.threshold ? number(*tensor.threshold) : Json(nullptr)}});
+  }
+  Json line{{"kind", "task"},
+            {"task", report.task},
+            {"steps", report.steps},
+            {"skipped_steps", report.skipped_steps},
+            {"lambda", row.lambda},
+            {"lambda_reduced", row.lambda_reduced},
+            {"fraction_trained", row.fraction_trained},
+            {"overlap", report.overlap},
+            {"seconds", row.seconds}};
+  line.update(to_json(row.probabilities));
+  line["tensors"] = std::move(tensors);
+  return line;
+}
+
+/// The row that an earlier, interrupted run wrote.
+inline TaskRow row_of(const Json& line) {
+  TaskRow row;
+  row.probabilities = probabilities_from(line);
+  row.fraction_trained = line["fraction_trained"].get<double>();
+  row.lambda = line["lambda"].get<double>();
+  row.lambda_reduced = line["lambda_reduced"].get<bool>();
+  row.seconds = line["seconds"].get<double>();
+  return row;
+}
+
+}  // namespace continual

@@ -1,0 +1,90 @@
+// What a run is asked to do.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "continual/data.hpp"
+#include "continual/json.hpp"
+
+namespace continual {
+
+/// How a method goes about one request.
+struct Strength {
+  double lr = 1e-3;
+  double lambda = 1;         ///< of methods that negate
+  double retain_weight = 0;  ///< of the retain loss that is added; 0: none
+  std::int64_t epochs = 5;
+  std::int64_t batch = 32;
+};
+
+/// How the model learns, before anything is forgotten.
+struct BaseSettings {
+  std::int64_t epochs = 40;
+  std::int64_t batch = 32;
+  std::int64_t vocabulary = 2000;
+  double lr = 2e-3;
+};
+
+/// The command line. An option that is not given keeps the method's, or the preset's, own value.
+struct Settings {
+  DataSettings data;
+  BaseSettings base;
+  std::string method = "all";
+  std::string preset = "conflict";
+  std::optional<double> lr, lambda, retain_weight;
+  std::optional<std::int64_t> epochs, batch;
+  std::optional<double> guard;  ///< how far the retain loss may rise, in nats a token
+  std::filesystem::path out = "continual-run";
+  std::filesystem::path cache;       ///< of trained models; empty: `out`
+  std::filesystem::path checkpoint;  ///< empty: in `out`
+  bool resume = false;
+  int threads = 0;  ///< 0: as many as LibTorch takes
+
+  [[nodiscard]] Strength over(Strength strength) const {
+    strength.lr = lr.value_or(strength.lr);
+    strength.lambda = lambda.value_or(strength.lambda);
+    strength.retain_weight = retain_weight.value_or(strength.retain_weight);
+    strength.epochs = epochs.value_or(strength.epochs);
+    strength.batch = batch.value_or(strength.batch);
+    return strength;
+  }
+};
+
+/// All that changes the numbers of a run, to be stored beside them.
+inline Json to_json(const Settings& settings, const std::string& method, const Strength& strength,
+                    int threads) {
+  Json paths = Json::array();
+  for (const auto& path : settings.data.paths) {
+    paths.push_back(path.string());
+  }
+  Json retain = Json::array();
+  for (const auto& path : settings.data.retain) {
+    retain.push_back(path.string());
+  }
+  Json json{{"method", method},
+            {"preset", settings.preset},
+            {"data", paths},
+            {"retain", retain},
+            {"tasks", settings.data.tasks},
+            {"authors_per_task", settings.data.authors_per_task},
+            {"retain_authors", settings.data.retain_authors},
+            {"seed", settings.data.seed},
+            {"threads", threads},
+            {"lr", strength.lr},
+            {"lambda", strength.lambda},
+            {"retain_weight", strength.retain_weight},
+            {"epochs", strength.epochs},
+            {"batch", strength.batch},
+            {"base_epochs", settings.base.epochs},
+            {"base_batch", settings.base.batch},
+            {"base_lr", settings.base.lr},
+            {"vocabulary", settings.base.vocabulary}};
+  json["guard"] = settings.guard ? Json(*settings.guard) : nullptr;
+  return json;
+}
+
+}  // namespace continual

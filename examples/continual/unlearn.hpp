@@ -1,0 +1,189 @@
+// The loop: any method, any model, one request after another. This is the part to copy.
+#pragma once
+
+#include <alkn/alkn.hpp>
+#include <alkn/continual/checkpoint.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <iterator>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "continual/batch.hpp"
+#include "continual/evaluate.hpp"
+#include "continual/interrupt.hpp"
+#include "continual/progress.hpp"
+#include "continual/random.hpp"
+#include "continual/run.hpp"
+
+namespace continual {
+
+/// Answers the requests with one method. `Method` is any alkn::Unlearner.
+template <class Method>
+class Unlearning {
+ public:
+  Unlearning(const Run& run, const typename Method::Options& options)
+      : run_(run),
+        unlearner_(run.model.named_parameters(), options, alkn::AdamWOptions(run.strength.lr)) {}
+
+  /// All requests, or, after an interruption, those that are left.
+  /// Returns nothing if it was interrupted: a checkpoint is then on the disk.
+  Rows go() {
+    std::optional<TaskType> task = resume();
+    for (auto t = unlearner_.num_tasks(); t < std::ssize(run_.data.requests); ++t) {
+      const Stopwatch watch;
+      const EncodedRequest& request = run_.data.requests[static_cast<std::size_t>(t)];
+      if (!task) {
+        task.emplace(unlearner_.begin_task({.steps = num_steps(request)}));
+        prepare(*task, request);
+      }
+      if (!train(*task, request)) {
+        return std::nullopt;  // the task is abandoned here, after its checkpoint was written
+      }
+      const alkn::TaskReport report = end(*task);
+      task.reset();
+      finish(report, watch);
+    }
+    std::filesystem::remove(run_.checkpoint);
+    return std::move(rows_);
+  }
+
+ private:
+  using TaskType = typename Method::TaskType;
+
+  [[nodiscard]] std::int64_t num_steps(const EncodedRequest& request) const {
+    return run_.strength.epochs * num_batches(request.forget, run_.strength.batch);
+  }
+
+  /// Batches of one pass over the samples; the same for a run that was interrupted.
+  [[nodiscard]] std::vector<Batch> pass(const Samples& samples, std::uint64_t purpose,
+                                        std::int64_t number) const {
+    return shuffled_batches(
+        samples, run_.strength.batch,
+        Random{run_.settings.data.seed, purpose, static_cast<std::uint64_t>(unlearner_.num_tasks()),
+               static_cast<std::uint64_t>(number)});
+  }
+
+  /// What the method must know of the model as it is now.
+  void prepare(TaskType& task, const EncodedRequest& request) {
+    if (task.wants_memory()) {
+      const at::NoGradGuard no_grad;
+      for (const Batch& batch : pass(request.forget, kForgetBatches, 0)) {
+        task.remember(batch.ids, run_.model.forward(batch.tokens), batch.labels);
+      }
+    }
+    if (task.wants_retain_gradient()) {
+      for (const Batch& batch : pass(run_.data.shown, kRetainBatches, 0)) {
+        task.accumulate_retain_gradient(
+            alkn::mean_nll(run_.model.forward(batch.tokens), batch.labels));
+      }
+    }
+  }
+
+  /// Fine-tunes from the step that the task has reached. Returns false if it was interrupted.
+  bool train(TaskType& task, const EncodedRequest& request) {
+    const std::int64_t steps = num_steps(request);
+    const std::int64_t per_epoch = num_batches(request.forget, run_.strength.batch);
+    const std::int64_t per_retain = num_batches(run_.data.shown, run_.strength.batch);
+    const std::int64_t done = std::exchange(steps_done_, 0);
+    // The paper's schedule: warm-up over the first epoch, then down to zero.
+    alkn::LinearSchedule schedule(unlearner_, per_epoch, steps);
+    for (std::int64_t i = 0; i < done; ++i) {
+      schedule.step();
+    }
+    Progress progress(fmt::format("{} {}", run_.title, unlearner_.num_tasks() + 1), steps, done);
+    std::vector<Batch> forget, retain;
+    for (std::int64_t step = done; step < steps; ++step) {
+      if (forget.empty() || step % per_epoch == 0) {
+        forget = pass(request.forget, kForgetBatches, step / per_epoch);
+      }
+      const Batch& batch = forget[static_cast<std::size_t>(step % per_epoch)];
+      unlearner_.zero_grad();
+      at::Tensor loss = task.loss(batch.ids, run_.model.forward(batch.tokens), batch.labels);
+      const auto forget_loss = loss.template item<double>();
+      std::optional<double> retain_loss;
+      if (task.wants_retain_loss()) {
+        if (retain.empty() || step % per_retain == 0) {
+          retain = pass(run_.data.shown, kRetainBatches, step / per_retain);
+        }
+        const Batch& kept = retain[static_cast<std::size_t>(step % per_retain)];
+        const at::Tensor term = task.retain_loss(run_.model.forward(kept.tokens), kept.labels);
+        retain_loss = term.template item<double>();
+        loss = loss + term;
+      }
+      loss.backward();
+      const double lr = unlearner_.param_groups().front().options().get_lr();
+      unlearner_.step();
+      schedule.step();
+      run_.metrics.append(step_line(unlearner_.last_step(), forget_loss, retain_loss, lr));
+      progress.step(fmt::format("loss {:.3f}", forget_loss));
+      if (interrupted()) {
+        alkn::save_checkpoint(run_.checkpoint, unlearner_);
+        return false;
+      }
+    }
+    return true;
+  }
+
+  /// Commits the task. The guard takes a smaller lambda where what is shown would suffer too much.
+  alkn::TaskReport end(TaskType& task) {
+    if constexpr (Method::kNegates) {
+      if (run_.settings.guard) {
+        return task.end([&] { return mean_loss(run_.model, run_.data.shown); },
+                        run_.trained_loss + *run_.settings.guard);
+      }
+    }
+    return task.end();
+  }
+
+  void finish(const alkn::TaskReport& report, const Stopwatch& watch) {
+    TaskRow row;
+    row.fraction_trained = report.fraction_trained;
+    row.lambda = report.lambda;
+    row.lambda_reduced = report.lambda_reduced;
+    row.seconds = watch.seconds();
+    row.probabilities = evaluate(run_.model, run_.data, static_cast<std::size_t>(report.task));
+    run_.metrics.append(task_line(report, row));
+    alkn::save_checkpoint(run_.checkpoint, unlearner_);
+    run_.on_row(report.task, row);
+    rows_.push_back(row);
+  }
+
+  /// Takes up the checkpoint, if there is one and it was asked for.
+  std::optional<TaskType> resume() {
+    std::optional<TaskType> task;
+    if (run_.settings.resume && std::filesystem::exists(run_.checkpoint)) {
+      auto loaded = alkn::load_checkpoint(run_.checkpoint, unlearner_);
+      if (loaded) {
+        task.emplace(std::move(*loaded));
+        steps_done_ = unlearner_.last_step().step + 1;
+      }
+      for (auto& group : unlearner_.param_groups()) {
+        group.options().set_lr(run_.strength.lr);  // the schedule counts from the full rate
+      }
+    }
+    run_.metrics.start([&](const Json& line) {
+      const auto t = line.value("task", std::int64_t{0});
+      return t < unlearner_.num_tasks() ||
+             (t == unlearner_.num_tasks() && line.value("step", steps_done_) < steps_done_);
+    });
+    for (const Json& line : run_.metrics.lines()) {
+      if (line["kind"] == "task") {
+        rows_.push_back(row_of(line));
+        run_.on_row(line["task"].get<std::int64_t>(), rows_.back());
+      }
+    }
+    return task;
+  }
+
+  static constexpr std::uint64_t kForgetBatches = 1, kRetainBatches = 2;
+
+  const Run& run_;
+  Method unlearner_;
+  std::int64_t steps_done_ = 0;  ///< of a task that goes on after an interruption
+  std::vector<TaskRow> rows_;
+};
+
+}  // namespace continual

@@ -1,0 +1,185 @@
+// Checkpoints: everything that a resumed run needs, in one file that appears whole or not at all.
+#pragma once
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Type.h>
+#include <fmt/ranges.h>
+#include <alkn/continual/checkpoint_arrays.hpp>
+#include <alkn/io/tensors.hpp>
+#include <alkn/optim/unlearner.hpp>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <typeinfo>
+#include <utility>
+#include <vector>
+
+namespace alkn {
+namespace detail {
+
+inline constexpr int kCheckpointVersion = 1;
+inline constexpr const char* kCheckpointKey = "alkn.checkpoint";  // metadata: the version
+inline constexpr const char* kHeaderName = "header";              // array: JSON, under the checksum
+
+/// Options as text, field by field; the visitor of Options::visit.
+struct OptionTexts {
+  std::map<std::string, std::string>& texts;
+  template <class T, class... Range>
+  void operator()(std::string_view field, const T& value, const Range&...) const {
+    if constexpr (std::is_enum_v<T>) {
+      texts[std::string(field)] = std::to_string(static_cast<int>(value));
+    } else {
+      texts[std::string(field)] = fmt::format("{}", value);
+    }
+  }
+};
+
+template <class Method>
+nlohmann::json method_header(const Method& unlearner) {
+  std::map<std::string, std::string> options;
+  auto copy = unlearner.method_options();
+  copy.visit(OptionTexts{options});
+  return {{"method", Method::method_name()},
+          {"objective", c10::demangle(typeid(typename Method::ObjectiveType).name())},
+          {"base", c10::demangle(typeid(typename Method::BaseType).name())},
+          {"options", options}};
+}
+
+/// What arrays there are, one line each: a damaged name must not go unnoticed.
+inline std::vector<std::string> manifest(const std::map<std::string, Tensor>& arrays) {
+  std::vector<std::string> lines;
+  for (const auto& [name, array] : arrays) {
+    if (name == kHeaderName) continue;
+    lines.push_back(c10::str(name, " ", array.scalar_type(), " ", array.sizes()));
+  }
+  return lines;
+}
+
+/// Reads a checkpoint and compares everything that can be compared without an unlearner.
+/// @returns its arrays by name
+/// @throws std::runtime_error; c10::Error for another version, or for no checkpoint at all
+inline std::map<std::string, Tensor> read_checkpoint(const std::filesystem::path& path,
+                                                     nlohmann::json& header) {
+  const io::SafetensorsFile file(path);
+  const auto version = file.metadata().find(kCheckpointKey);
+  TORCH_CHECK(version != file.metadata().end(),
+              "alkn::load_checkpoint: expected a checkpoint, got another safetensors file (",
+              path.string(), ")");
+  TORCH_CHECK(version->second == std::to_string(kCheckpointVersion),
+              "alkn::load_checkpoint: expected a checkpoint of version ", kCheckpointVersion,
+              ", got version ", version->second, " (", path.string(), ")");
+  TORCH_CHECK(
+      file.verify() && file.find(kHeaderName) != nullptr,
+      "alkn::load_checkpoint: expected a checkpoint with header and checksum, got one without (",
+      path.string(), ")");
+  std::map<std::string, Tensor> arrays;
+  for (const io::ArrayInfo& array : file.arrays()) {
+    arrays.emplace(array.name, io::read_tensor(file, array));
+  }
+  header = nlohmann::json::parse(tensor_bytes(arrays.at(kHeaderName)));
+  TORCH_CHECK(header.at("arrays").get<std::vector<std::string>>() == manifest(arrays),
+              "alkn::load_checkpoint: expected the arrays that were saved, got others (",
+              path.string(), ")");
+  return arrays;
+}
+
+/// Compares method, base and options of the file with the unlearner's.
+inline std::vector<std::string> header_differences(const nlohmann::json& mine,
+                                                   const nlohmann::json& file) {
+  std::vector<std::string> found;
+  for (const char* key : {"method", "objective", "base"}) {
+    if (mine.at(key) != file.at(key)) {
+      found.push_back(
+          fmt::format("{} is {}, in the file {}", key, mine.at(key).dump(), file.at(key).dump()));
+    }
+  }
+  if (!found.empty()) return found;
+  for (const auto& [name, value] : mine.at("options").items()) {
+    const std::string saved = file.at("options").value(name, "");
+    if (saved != value) {
+      found.push_back(fmt::format("option {} is {}, in the file {}", name,
+                                  value.template get<std::string>(), saved));
+    }
+  }
+  return found;
+}
+
+}  // namespace detail
+
+/// Writes the whole state of a run to `path`: parameters and fp32 masters, the base's state and
+/// options, masks, thresholds, and of a running task the weights of its start, retain gradient,
+/// scores, what the objective remembered, its counters; the state of LibTorch's CPU generator;
+/// `buffers` as given (a model's, by name). One safetensors file, whole or not at all.
+/// @throws std::runtime_error if the file cannot be written
+template <class Method>
+void save_checkpoint(const std::filesystem::path& path, const Method& unlearner,
+                     const io::NamedTensors& buffers = {}) {
+  io::NamedTensors arrays;
+  nlohmann::json header = detail::method_header(unlearner);
+  detail::CheckpointArrays(*detail::CoreAccess::core(unlearner)).write(arrays, header);
+  for (const auto& [name, buffer] : buffers) arrays.emplace_back("buffer/" + name, buffer);
+  at::Generator generator = at::detail::getDefaultCPUGenerator();
+  {
+    const std::lock_guard<std::mutex> lock(generator.mutex());
+    arrays.emplace_back("generator", generator.get_state());
+  }
+  header["arrays"] =
+      detail::manifest(std::map<std::string, at::Tensor>(arrays.begin(), arrays.end()));
+  arrays.emplace_back(detail::kHeaderName, detail::bytes_tensor(header.dump()));
+  io::save_tensors(path, arrays,
+                   {{detail::kCheckpointKey, std::to_string(detail::kCheckpointVersion)}});
+}
+
+/// Reads what save_checkpoint wrote into an unlearner of the same method, options and parameters,
+/// and `buffers` into the tensors given. The run goes on with the same bits as if it had never
+/// stopped.
+/// @returns the running task, if there was one
+/// @throws c10::Error listing what differs, c10::Error or std::runtime_error for a missing,
+/// truncated or corrupted file; nothing is changed then
+template <class Method>
+[[nodiscard]] std::optional<typename Method::TaskType> load_checkpoint(
+    const std::filesystem::path& path, Method& unlearner, const io::NamedTensors& buffers = {}) {
+  const std::shared_ptr<detail::UnlearnerCore>& core = detail::CoreAccess::core(unlearner);
+  TORCH_CHECK(!core->in_task(),
+              "alkn::load_checkpoint: expected no running task, got one; end or abandon it first");
+  nlohmann::json header;
+  const std::map<std::string, Tensor> arrays = detail::read_checkpoint(path, header);
+  detail::CheckpointArrays reader(*core);
+  std::vector<std::string> differences =
+      detail::header_differences(detail::method_header(unlearner), header);
+  if (differences.empty()) differences = reader.differences(arrays, header);
+  for (const auto& [name, buffer] : buffers) {
+    const auto found = arrays.find("buffer/" + name);
+    if (found == arrays.end())
+      differences.push_back(fmt::format("buffer \"{}\" is not in the file", name));
+    else if (found->second.sizes() != buffer.sizes() ||
+             found->second.scalar_type() != buffer.scalar_type()) {
+      differences.push_back(
+          fmt::format("buffer \"{}\" has another shape or dtype in the file", name));
+    }
+  }
+  TORCH_CHECK(differences.empty(),
+              "alkn::load_checkpoint: expected the unlearner that was saved, got differences: ",
+              fmt::format("{}", fmt::join(differences, "; ")), " (", path.string(), ")");
+  reader.read(arrays, header);
+  const at::NoGradGuard no_grad;
+  for (const auto& [name, buffer] : buffers) Tensor(buffer).copy_(arrays.at("buffer/" + name));
+  at::Generator generator = at::detail::getDefaultCPUGenerator();
+  {
+    const std::lock_guard<std::mutex> lock(generator.mutex());
+    generator.set_state(arrays.at("generator"));
+  }
+  if (!core->in_task()) return std::nullopt;
+  return std::optional<typename Method::TaskType>(std::in_place, core, core->task_->serial,
+                                                  unlearner.method_options());
+}
+
+}  // namespace alkn

@@ -1,0 +1,296 @@
+// The arrays of a checkpoint: what an UnlearnerCore writes and reads. See checkpoint.hpp.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/tensor.h>
+#include <fmt/format.h>
+#include <torch/serialize/archive.h>
+#include <alkn/io/tensors.hpp>
+#include <alkn/optim/archive.hpp>
+#include <alkn/optim/unlearner_core.hpp>
+
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace alkn::detail {
+
+inline Tensor bytes_tensor(const std::string& bytes) {
+  Tensor t = at::empty({static_cast<std::int64_t>(bytes.size())}, at::kByte);
+  if (!bytes.empty()) std::memcpy(t.mutable_data_ptr(), bytes.data(), bytes.size());
+  return t;
+}
+
+inline std::string tensor_bytes(const Tensor& t) {
+  return {static_cast<const char*>(t.const_data_ptr()), static_cast<std::size_t>(t.numel())};
+}
+
+template <class T>
+Tensor column(const std::vector<T>& values) {
+  return at::tensor(values);
+}
+
+/// Writes and reads an UnlearnerCore; checkpoint.hpp adds what depends on the method.
+class CheckpointArrays {
+ public:
+  explicit CheckpointArrays(UnlearnerCore& core) : core_(core) {}
+
+  void write(io::NamedTensors& arrays, nlohmann::json& header) {
+    header["num_tasks"] = core_.num_tasks_;
+    std::vector<double> threshold, eta;
+    std::vector<std::int64_t> flags, unmasked;
+    for (ParameterState& p : core_.parameters_) {
+      header["parameters"].push_back({{"name", p.name}, {"group", p.group}});
+      arrays.emplace_back("parameter/" + p.name, p.param);
+      put(arrays, "master/" + p.name, core_.base_.masters().get(p.param));
+      put(arrays, "given/" + p.name, p.given);
+      for (const auto& [kind, member] : kTensors) put(arrays, kind + p.name, p.*member);
+      threshold.push_back(p.threshold.value_or(0));
+      eta.push_back(p.eta.value_or(0));
+      flags.push_back((p.threshold ? 1 : 0) + (p.eta ? 2 : 0) + (p.slow ? 4 : 0));
+      unmasked.push_back(p.num_unmasked);
+    }
+    arrays.emplace_back("columns/threshold", column(threshold));
+    arrays.emplace_back("columns/eta", column(eta));
+    arrays.emplace_back("columns/flags", column(flags));
+    arrays.emplace_back("columns/num_unmasked", column(unmasked));
+    arrays.emplace_back("base/now", base_archive());
+    if (core_.task_) write_task(arrays, header["task"]);
+  }
+
+  /// What of the file does not fit the unlearner, in words; empty: it can be read.
+  std::vector<std::string> differences(const std::map<std::string, Tensor>& arrays,
+                                       const nlohmann::json& header) const {
+    std::vector<std::string> found;
+    std::map<std::string, std::size_t> saved;
+    for (const auto& row : header.at("parameters")) saved.emplace(row.at("name"), row.at("group"));
+    for (const ParameterState& p : core_.parameters_) {
+      const auto row = saved.find(p.name);
+      if (row == saved.end()) {
+        found.push_back(fmt::format("parameter \"{}\" is not in the file", p.name));
+        continue;
+      }
+      const Tensor& values = arrays.at("parameter/" + p.name);
+      if (values.sizes() != p.param.sizes() || values.scalar_type() != p.dtype) {
+        found.push_back(c10::str("parameter \"", p.name, "\" is ", p.dtype, " ", p.param.sizes(),
+                                 ", in the file ", values.scalar_type(), " ", values.sizes()));
+      }
+      const auto given = arrays.find("given/" + p.name);
+      if (given != arrays.end() && p.given.defined() && !given->second.equal(p.given.cpu())) {
+        found.push_back(fmt::format("the mask of parameter \"{}\" is another in the file", p.name));
+      }
+      if (row->second != p.group) {
+        found.push_back(fmt::format("parameter \"{}\" is in group {}, in the file in group {}",
+                                    p.name, p.group, row->second));
+      }
+      saved.erase(row);
+    }
+    for (const auto& [name, group] : saved) {
+      found.push_back(fmt::format("parameter \"{}\" of the file is not in the model", name));
+    }
+    if (found.empty()) {
+      const auto& rows = header.at("parameters");
+      for (std::size_t i = 0; i < core_.parameters_.size(); ++i) {
+        if (rows[i].at("name") != core_.parameters_[i].name) {
+          found.push_back(fmt::format("parameter {} is \"{}\", in the file \"{}\"", i,
+                                      core_.parameters_[i].name,
+                                      rows[i].at("name").get<std::string>()));
+        }
+      }
+    }
+    return found;
+  }
+
+  /// Takes everything over. Throws only before the first parameter is written.
+  void read(const std::map<std::string, Tensor>& arrays, const nlohmann::json& header) {
+    const at::NoGradGuard no_grad;
+    std::unique_ptr<TaskState> task;
+    if (header.contains("task")) task = read_task(arrays, header.at("task"));
+    read_base(arrays, task.get());
+    const auto* threshold = arrays.at("columns/threshold").const_data_ptr<double>();
+    const auto* eta = arrays.at("columns/eta").const_data_ptr<double>();
+    const auto* flags = arrays.at("columns/flags").const_data_ptr<std::int64_t>();
+    const auto* unmasked = arrays.at("columns/num_unmasked").const_data_ptr<std::int64_t>();
+    for (std::size_t i = 0; i < core_.parameters_.size(); ++i) {
+      ParameterState& p = core_.parameters_[i];
+      p.drop_task();
+      p.param.copy_(arrays.at("parameter/" + p.name));
+      if (const auto master = arrays.find("master/" + p.name); master != arrays.end()) {
+        core_.base_.masters().get(p.param).copy_(master->second);
+        core_.base_.masters().agree(p.param);
+      }
+      for (const auto& [kind, member] : kTensors) {
+        const auto found = arrays.find(kind + p.name);
+        const bool host = member == &ParameterState::start && core_.settings_.start_on_host;
+        p.*member = found == arrays.end()
+                        ? Tensor()
+                        : found->second.to(host ? at::Device(at::kCPU) : p.device);
+      }
+      p.threshold = (flags[i] & 1) != 0 ? std::optional(threshold[i]) : std::nullopt;
+      p.eta = (flags[i] & 2) != 0 ? std::optional(eta[i]) : std::nullopt;
+      p.slow = (flags[i] & 4) != 0;
+      p.num_unmasked = unmasked[i];
+    }
+    core_.num_tasks_ = header.at("num_tasks");
+    core_.task_ = std::move(task);
+    core_.base_.runner().reset();
+  }
+
+ private:
+  using Member = Tensor ParameterState::*;
+  static inline const std::vector<std::pair<std::string, Member>> kTensors = {
+      {"used/", &ParameterState::used},
+      {"start/", &ParameterState::start},
+      {"retain/", &ParameterState::retain},
+      {"score/", &ParameterState::score},
+      {"mask/", &ParameterState::mask}};
+
+  static void put(io::NamedTensors& arrays, const std::string& name, const Tensor& t) {
+    if (t.defined()) arrays.emplace_back(name, t);
+  }
+
+  torch::optim::Optimizer& optimizer() const { return core_.base_.optimizer(); }
+
+  /// The base's own state and group options, through its `save`.
+  Tensor base_archive() {
+    const at::NoGradGuard no_grad;
+    torch::serialize::OutputArchive archive;
+    optimizer().save(archive);
+    std::ostringstream stream;
+    archive.save_to(stream);
+    return bytes_tensor(stream.str());
+  }
+
+  /// Exchanges the base's state and options with those that the task set aside.
+  void swap_before(TaskState& task) {
+    std::swap(optimizer().state(), task.state_before);
+    auto& groups = optimizer().param_groups();
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      auto now = groups[g].options().clone();
+      groups[g].set_options(std::move(task.options_before[g]));
+      task.options_before[g] = std::move(now);
+    }
+  }
+
+  void write_task(io::NamedTensors& arrays, nlohmann::json& header) {
+    TaskState& task = *core_.task_;
+    TORCH_CHECK(!task.swapped && !task.judging,
+                "alkn::save_checkpoint: expected the fine-tuned weights in the model, got a call ",
+                "inside ", task.judging ? "the judge of end()" : "the scope of start_weights()");
+    header = {{"announced", task.announced},
+              {"done", task.done},
+              {"skipped", task.skipped},
+              {"training", task.training},
+              {"num_retain_batches", task.num_retain_batches}};
+    const StepReport& last = task.last;
+    arrays.emplace_back("task/numbers", column(std::vector<double>{
+                                            task.unmask_ratio, last.grad_norm, last.clip_scale,
+                                            last.unmask_ratio, last.fraction_trained}));
+    header["last"] = {{"task", last.task}, {"step", last.step}, {"skipped", last.skipped}};
+    swap_before(task);
+    try {
+      arrays.emplace_back("base/before", base_archive());
+    } catch (...) {
+      swap_before(task);
+      throw;
+    }
+    swap_before(task);
+    write_memory(arrays, task.memory);
+  }
+
+  static void write_memory(io::NamedTensors& arrays, const SampleMemory& memory) {
+    if (memory.entries().empty()) return;
+    std::map<std::int64_t, SampleMemory::Entry> sorted(memory.entries().begin(),
+                                                       memory.entries().end());
+    std::vector<std::int64_t> ids, tokens, sizes;
+    std::vector<Tensor> values;
+    for (const auto& [id, entry] : sorted) {
+      ids.push_back(id);
+      tokens.push_back(entry.num_tokens);
+      sizes.push_back(entry.values.numel());
+      values.push_back(entry.values);
+    }
+    arrays.emplace_back("memory/ids", column(ids));
+    arrays.emplace_back("memory/tokens", column(tokens));
+    arrays.emplace_back("memory/sizes", column(sizes));
+    arrays.emplace_back("memory/values", at::cat(values));
+  }
+
+  static std::unique_ptr<TaskState> read_task(const std::map<std::string, Tensor>& arrays,
+                                              const nlohmann::json& header) {
+    auto task = std::make_unique<TaskState>();
+    task->announced = header.at("announced");
+    task->done = header.at("done");
+    task->skipped = header.at("skipped");
+    task->training = header.at("training");
+    task->num_retain_batches = header.at("num_retain_batches");
+    const auto* numbers = arrays.at("task/numbers").const_data_ptr<double>();
+    task->unmask_ratio = numbers[0];
+    task->last = {.task = header.at("last").at("task"),
+                  .step = header.at("last").at("step"),
+                  .grad_norm = numbers[1],
+                  .clip_scale = numbers[2],
+                  .unmask_ratio = numbers[3],
+                  .fraction_trained = numbers[4],
+                  .skipped = header.at("last").at("skipped")};
+    if (arrays.contains("memory/ids")) {
+      const Tensor& ids = arrays.at("memory/ids");
+      const Tensor& sizes = arrays.at("memory/sizes");
+      const auto values = arrays.at("memory/values")
+                              .split_with_sizes({sizes.const_data_ptr<std::int64_t>(),
+                                                 static_cast<std::size_t>(sizes.numel())});
+      for (std::int64_t i = 0; i < ids.numel(); ++i) {
+        task->memory.put(ids.const_data_ptr<std::int64_t>()[i],
+                         {values[static_cast<std::size_t>(i)].clone(),
+                          arrays.at("memory/tokens").const_data_ptr<std::int64_t>()[i]});
+      }
+    }
+    return task;
+  }
+
+  void load_archive(const Tensor& bytes) {
+    torch::serialize::InputArchive archive;
+    std::istringstream stream(tensor_bytes(bytes));
+    archive.load_from(stream);
+    optimizer().state().clear();  // LibTorch keeps what the archive lacks
+    optimizer().load(archive);
+  }
+
+  /// The base's state and options, and those set aside by a running task. If the base refuses, its
+  /// own are back.
+  void read_base(const std::map<std::string, Tensor>& arrays, TaskState* task) {
+    TaskState mine;
+    std::swap(mine.state_before, optimizer().state());
+    for (const auto& group : optimizer().param_groups())
+      mine.options_before.push_back(group.options().clone());
+    try {
+      if (task != nullptr) {
+        load_archive(arrays.at("base/before"));
+        std::swap(task->state_before, optimizer().state());
+        for (const auto& group : optimizer().param_groups()) {
+          task->options_before.push_back(group.options().clone());
+        }
+        task->serial = core_.next_serial_++;
+      }
+      load_archive(arrays.at("base/now"));
+    } catch (...) {
+      swap_before(mine);
+      throw;
+    }
+  }
+
+  UnlearnerCore& core_;
+};
+
+}  // namespace alkn::detail

@@ -1,0 +1,254 @@
+// The handle of a running task: what a training loop talks to besides its optimizer.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros.h>
+#include <alkn/continual/task_state.hpp>
+#include <alkn/objective/losses.hpp>
+#include <alkn/objective/retain_kl.hpp>
+#include <alkn/optim/unlearner_core.hpp>
+
+#include <concepts>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace alkn {
+
+/// `Objective` computes its loss from a batch of these types.
+template <class Objective, class Options, class... Batch>
+concept ObjectiveFor = requires(const Options& options, const std::vector<Tensor>& memory,
+                                const Batch&... batch) {
+  { Objective::loss(options, memory, batch...) } -> std::convertible_to<Tensor>;
+};
+
+/// While it lives, the model holds the weights of the start of the task: for reference logits.
+class [[nodiscard]] StartWeights {
+ public:
+  StartWeights(std::weak_ptr<detail::UnlearnerCore> core, std::int64_t serial)
+      : core_(std::move(core)), serial_(serial) {
+    if (const auto held = core_.lock()) held->swap_start(true);
+  }
+  ~StartWeights() {
+    const auto held = core_.lock();
+    if (held && held->task_ && held->task_->serial == serial_) held->swap_start(false);
+  }
+  StartWeights(const StartWeights&) = delete;
+  StartWeights& operator=(const StartWeights&) = delete;
+
+ private:
+  std::weak_ptr<detail::UnlearnerCore> core_;
+  std::int64_t serial_;
+};
+
+/// One deletion request, from begin_task to end() or abandon(). A transaction: a task that goes out
+/// of scope without end() is abandoned.
+///
+/// The order is: remember and accumulate_retain_gradient as far as the method wants them; then
+/// loss, backward and Unlearner::step; then end or abandon. Every call out of order throws
+/// c10::Error and changes nothing.
+template <class Method>
+class [[nodiscard]] Task {
+  using Objective = typename Method::ObjectiveType;
+  using Options = typename Method::Options;
+
+ public:
+  Task(std::shared_ptr<detail::UnlearnerCore> core, std::int64_t serial, Options options)
+      : core_(core), serial_(serial), options_(std::move(options)) {}
+  Task(Task&& other) noexcept
+      : core_(std::exchange(other.core_, {})),
+        serial_(other.serial_),
+        options_(std::move(other.options_)) {}
+  Task(const Task&) = delete;
+  Task& operator=(const Task&) = delete;
+  Task& operator=(Task&&) = delete;
+  ~Task() {
+    const auto held = core_.lock();
+    if (!held || !held->task_ || held->task_->serial != serial_) return;
+    try {
+      held->abandon(/*must_restore=*/false);
+    } catch (...) {  // a destructor may not throw: the task stays open, the next begin_task says so
+    }
+  }
+
+  /// Whether the objective needs what the model says of the forget set before the first step.
+  [[nodiscard]] bool wants_memory() const noexcept { return Objective::kRemembers; }
+  /// Whether the mask needs the gradient of the retain loss before the first step.
+  [[nodiscard]] bool wants_retain_gradient() const noexcept {
+    return Method::kMaskKind == kernel::MaskKind::localized;
+  }
+  /// Whether the options ask for a retain term in the loss.
+  [[nodiscard]] bool wants_retain_loss() const noexcept {
+    return options_.retain_term() != RetainTerm::none;
+  }
+  /// Whether that term needs reference logits.
+  [[nodiscard]] bool wants_reference_logits() const noexcept {
+    return options_.retain_term() == RetainTerm::kl;
+  }
+
+  /// Remembers what the objective needs of these samples, as the model knows them now (evaluation
+  /// mode is the caller's to set). A sample that is remembered again replaces what was.
+  /// @param ids [B] int64  @param batch what the objective takes: logits [B, T, V], labels [B, T]
+  /// int64
+  template <class... Batch>
+  requires ObjectiveFor<Objective, Options, Batch...>
+  void remember(const Tensor& ids, const Batch&... batch) {
+    detail::TaskState& task = changing("remember()");
+    before_training(task, "remember()");
+    if constexpr (Objective::kRemembers) {
+      std::vector<Tensor> values = Objective::remember(batch...);
+      const Tensor counts = token_counts(batch...);
+      const Tensor keys = checked_ids(ids, counts.size(0));
+      for (std::int64_t b = 0; b < keys.size(0); ++b) {
+        core()->remember(keys.const_data_ptr<std::int64_t>()[b],
+                         values[static_cast<std::size_t>(b)].clone(),
+                         counts.const_data_ptr<std::int64_t>()[b]);
+      }
+    }
+  }
+
+  /// Adds one batch to the retain gradient G_r, the mean over all batches given. The parameters'
+  /// own `grad` is not touched.
+  /// @param loss scalar with a graph, for example mean_nll of a retain batch
+  void accumulate_retain_gradient(const Tensor& loss) {
+    before_training(changing("accumulate_retain_gradient()"), "accumulate_retain_gradient()");
+    if (wants_retain_gradient()) core()->accumulate_retain_gradient(loss);
+  }
+
+  /// The forget loss of a batch; differentiable.
+  /// @param ids [B] int64, remembered before the first step if the objective remembers
+  /// @param batch what the objective takes: logits [B, T, V], labels [B, T] int64
+  template <class... Batch>
+  requires ObjectiveFor<Objective, Options, Batch...>
+  [[nodiscard]] Tensor loss(const Tensor& ids, const Batch&... batch) const {
+    const detail::TaskState& task = running("loss()");
+    std::vector<Tensor> memory;
+    if constexpr (Objective::kRemembers) {
+      const Tensor counts = token_counts(batch...);
+      const Tensor keys = checked_ids(ids, counts.size(0));
+      for (std::int64_t b = 0; b < keys.size(0); ++b) {
+        memory.push_back(task.memory.get("Task", keys.const_data_ptr<std::int64_t>()[b],
+                                         counts.const_data_ptr<std::int64_t>()[b]));
+      }
+    }
+    return Objective::loss(options_, memory, batch...);
+  }
+
+  /// The weighted retain term of the loss, to be added to `loss`.
+  /// @param logits [B, T, V], @param labels [B, T] int64 of retain data
+  /// @param reference_logits [B, T, V], for RetainTerm::kl: computed under start_weights()
+  [[nodiscard]] Tensor retain_loss(const Tensor& logits, const Tensor& labels,
+                                   const Tensor& reference_logits = {}) const {
+    static_cast<void>(running("retain_loss()"));
+    TORCH_CHECK(
+        wants_retain_loss(),
+        "alkn::Task: expected retain_term(nll) or retain_term(kl) in the options, got none");
+    if (!wants_reference_logits()) return mean_nll(logits, labels).mul(options_.retain_weight());
+    TORCH_CHECK_VALUE(
+        reference_logits.defined(),
+        "alkn::Task: expected reference logits for retain_term(kl), got an undefined tensor");
+    return retain_kl(logits, reference_logits, labels).mul(options_.retain_weight());
+  }
+
+  /// Puts the weights of the start of the task into the model for the time of a scope. Needs held
+  /// weights (an ending that negates, or rollback(true)), unless no step was taken yet.
+  StartWeights start_weights() {
+    const detail::TaskState& task = running("start_weights()");
+    TORCH_CHECK(core()->holds_start() || task.done == 0,
+                "alkn::Task: expected held weights for start_weights() after the first step, got "
+                "none; construct with "
+                "rollback(true)");
+    TORCH_CHECK(!task.swapped,
+                "alkn::Task: expected one scope of start_weights() at a time, got a second");
+    return StartWeights(core_, serial_);
+  }
+
+  /// Commits the task: negation with lambda_t, union of the masks, thresholds. The moments and
+  /// scores are dropped, the groups' options return.
+  TaskReport end() {
+    static_cast<void>(changing("end()"));
+    return core()->end_task(core()->task_lambda());
+  }
+
+  /// Commits with another strength of the negation, [0, inf).
+  template <class M = Method>
+  TaskReport end(double lambda) {
+    static_assert(
+        M::kNegates,
+        "alkn: end(lambda) is for methods that negate; this one keeps its fine-tuned weights");
+    static_cast<void>(changing("end()"));
+    return core()->end_task(lambda);
+  }
+
+  /// Commits with the largest lambda in [0, lambda_t] at which `judge` stays within `bound`;
+  /// bisection, `iterations` candidates at most beside lambda_t. `judge` finds the candidate's
+  /// weights in the model and must not change them. Holds the fine-tuned weights meanwhile. If
+  /// `judge` throws, the task goes on as before.
+  template <class M = Method>
+  TaskReport end(const std::function<double()>& judge, double bound, int iterations = 10) {
+    static_assert(M::kNegates,
+                  "alkn: end(judge, bound) is for methods that negate; this one keeps its "
+                  "fine-tuned weights");
+    static_cast<void>(changing("end()"));
+    return core()->end_task(judge, bound, iterations);
+  }
+
+  /// Restores weights, optimizer state and options as they were at begin_task, to the bit.
+  void abandon() {
+    static_cast<void>(changing("abandon()"));
+    core()->abandon(/*must_restore=*/true);
+  }
+
+  /// The running task's core and number, for checkpoints.
+  [[nodiscard]] std::int64_t serial() const noexcept { return serial_; }
+
+ private:
+  [[nodiscard]] std::shared_ptr<detail::UnlearnerCore> core() const {
+    auto held = core_.lock();
+    TORCH_CHECK(held,
+                "alkn::Task: expected the unlearner to outlive its task, got one that is gone or "
+                "moved from");
+    return held;
+  }
+  [[nodiscard]] detail::TaskState& running(const char* call) const {
+    return core()->task(serial_, call);
+  }
+  /// For calls that a judge of end(judge, bound) may not make.
+  [[nodiscard]] detail::TaskState& changing(const char* call) const {
+    detail::TaskState& task = running(call);
+    TORCH_CHECK(!task.judging, "alkn::Task: expected ", call,
+                " outside the judge of end(), got it inside");
+    return task;
+  }
+
+  static void before_training(const detail::TaskState& task, const char* call) {
+    TORCH_CHECK(!task.training, "alkn::Task: expected ", call,
+                " before the first step, got it after ", task.done, " steps");
+  }
+
+  template <class... Batch>
+  static Tensor token_counts(const Batch&... batch) {
+    if constexpr (requires { Objective::token_counts(batch...); }) {
+      return Objective::token_counts(batch...).cpu();
+    } else {
+      return valid_tokens(std::get<sizeof...(Batch) - 1>(std::tie(batch...))).cpu();
+    }
+  }
+
+  static Tensor checked_ids(const Tensor& ids, std::int64_t batch) {
+    TORCH_CHECK_VALUE(
+        ids.defined() && ids.scalar_type() == at::kLong && ids.dim() == 1 && ids.size(0) == batch,
+        "alkn::Task: expected ids of Long [", batch, "], got ",
+        ids.defined() ? c10::str(ids.scalar_type(), " ", ids.sizes())
+                      : std::string("an undefined tensor"));
+    return ids.cpu().contiguous();
+  }
+
+  std::weak_ptr<detail::UnlearnerCore> core_;
+  std::int64_t serial_;
+  Options options_;
+};
+
+}  // namespace alkn

@@ -1,0 +1,145 @@
+// What a running task holds, and what it reports.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+#include <c10/util/flat_hash_map.h>
+#include <torch/optim/optimizer.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace alkn {
+
+using at::Tensor;
+
+/// What begin_task must know.
+struct TaskOptions {
+  std::int64_t steps =
+      0;  ///< optimizer steps the task will take at most, [1, inf); the schedule of rho spans them
+};
+
+/// What the last optimizer step of a task did.
+struct StepReport {
+  std::int64_t task = 0;        ///< 0-based
+  std::int64_t step = 0;        ///< 0-based within the task, skipped ones counted
+  double grad_norm = 0;         ///< global, before clipping
+  double clip_scale = 1;        ///< what the gradient was multiplied by
+  double unmask_ratio = 1;      ///< rho in force
+  double fraction_trained = 1;  ///< entries whose mask was on / entries with a gradient
+  bool skipped = false;         ///< the gradient was not finite: nothing was written
+};
+
+/// What a task did to one tensor.
+struct TensorReport {
+  std::string name;                 ///< of the parameter
+  std::int64_t size = 0;            ///< entries
+  double fraction_trained = 1;      ///< entries whose mask was on in the last step / size
+  double overlap = 0;               ///< of those, the share that earlier tasks had trained too
+  std::optional<double> threshold;  ///< eta; none: without localisation, or fewer than 10 entries
+};
+
+/// What a task did.
+struct TaskReport {
+  std::int64_t task = 0;              ///< 0-based
+  std::int64_t steps = 0;             ///< taken, skipped ones counted
+  std::int64_t skipped_steps = 0;     ///< left out because the gradient was not finite
+  double lambda = 0;                  ///< of the negation; 0 where the ending keeps the weights
+  bool lambda_reduced = false;        ///< a judge asked for less than lambda_t
+  double fraction_trained = 1;        ///< entries whose mask was on in the last step / all entries
+  double overlap = 0;                 ///< of those, the share that earlier tasks had trained too
+  double clip_scale = 1;              ///< of the last step
+  std::vector<TensorReport> tensors;  ///< in the order of the parameter groups
+};
+
+namespace detail {
+
+/// What the objective remembers of each sample, keyed by the sample's id.
+class SampleMemory {
+ public:
+  struct Entry {
+    Tensor values;                ///< 1-D
+    std::int64_t num_tokens = 0;  ///< valid tokens when it was remembered
+  };
+
+  void put(std::int64_t id, Entry entry) { entries_.insert_or_assign(id, std::move(entry)); }
+
+  /// Throws c10::ValueError for an unknown id, or another number of valid tokens than was
+  /// remembered.
+  [[nodiscard]] const Tensor& get(const std::string& owner, std::int64_t id,
+                                  std::int64_t num_tokens) const {
+    const auto found = entries_.find(id);
+    TORCH_CHECK_VALUE(
+        found != entries_.end(), "alkn::", owner,
+        ": expected a sample that was remembered before the first step, got an unknown id (sample ",
+        id, ")");
+    TORCH_CHECK_VALUE(found->second.num_tokens == num_tokens, "alkn::", owner, ": expected ",
+                      found->second.num_tokens, " valid tokens as remembered, got ", num_tokens,
+                      " (sample ", id, ")");
+    return found->second.values;
+  }
+
+  [[nodiscard]] const std::unordered_map<std::int64_t, Entry>& entries() const noexcept {
+    return entries_;
+  }
+
+ private:
+  std::unordered_map<std::int64_t, Entry> entries_;
+};
+
+using OptimizerState =
+    ska::flat_hash_map<void*, std::unique_ptr<torch::optim::OptimizerParamState>>;
+
+/// A running task, apart from what it keeps of each parameter.
+struct TaskState {
+  std::int64_t serial = 0;     ///< tells this task's handle from an earlier one's
+  std::int64_t announced = 0;  ///< TaskOptions::steps
+  std::int64_t done = 0;
+  std::int64_t skipped = 0;
+  bool training = false;  ///< the first step has begun
+  bool swapped = false;   ///< the weights of the start are in the model
+  bool judging = false;   ///< a candidate of end(judge, bound) is in the model
+  std::int64_t num_retain_batches = 0;
+  double unmask_ratio = 1;
+  SampleMemory memory;
+  StepReport last;
+  // put back at the end
+  std::vector<std::unique_ptr<torch::optim::OptimizerOptions>> options_before;
+  OptimizerState state_before;  ///< put back only by abandon
+};
+
+/// One parameter: what is known of it across tasks, and what the running task keeps.
+struct ParameterState {
+  std::string name;
+  Tensor param;
+  std::size_t group = 0;
+  at::DimVector shape;
+  at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
+  Tensor given;                ///< words of the user's mask
+  std::int64_t num_given = 0;  ///< its set bits
+  // history
+  Tensor used;                      ///< words of M; undefined before the first task ends
+  std::optional<double> threshold;  ///< learned in the first task that trained it
+  // task
+  Tensor start;                   ///< theta_{t-1}: the master's, or the parameter's own values
+  Tensor retain, score, mask;     ///< as in StepSlot
+  Tensor masked_grad;             ///< g' of a low-precision parameter under a foreign base
+  std::optional<double> eta;      ///< in force in this task
+  bool slow = false;              ///< low learning rate by tensor
+  std::int64_t num_unmasked = 0;  ///< entries that the last step trained; 0: none yet
+
+  void drop_task() {
+    start = retain = score = mask = masked_grad = Tensor();
+    eta.reset();
+    slow = false;
+    num_unmasked = 0;
+  }
+};
+
+}  // namespace detail
+}  // namespace alkn

@@ -1,0 +1,105 @@
+// The seam between the methods and the code that takes a step: one call, tensors in, nothing else.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+#include <alkn/kernel/step.hpp>
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+namespace alkn {
+
+using at::Tensor;
+
+/// Which code takes the step.
+enum class Backend : std::uint8_t {
+  automatic,  ///< `cpu` or `cuda` where every parameter is a tensor of float, bfloat16 or half on
+              ///< that device, else `aten`
+  aten,       ///< plain ATen operations: any device, also double; the readable reference
+  cpu,        ///< the fused CPU kernels: float, bfloat16 and half
+  cuda,       ///< the fused CUDA kernels, on one device; the program links alkn::cuda
+};
+
+namespace detail {
+
+/// AdamW's hyperparameters for one tensor and step, in double.
+struct AdamWScalars {
+  double lr = 0;       ///< of entries outside M
+  double lr_used = 0;  ///< of entries in M; equal to `lr` unless modulation is by parameter
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
+  std::int64_t step = 1;  ///< the number of this step, 1-based
+
+  [[nodiscard]] double bias1() const { return 1 - std::pow(beta1, static_cast<double>(step)); }
+  [[nodiscard]] double bias2_sqrt() const {
+    return std::sqrt(1 - std::pow(beta2, static_cast<double>(step)));
+  }
+  [[nodiscard]] kernel::AdamWNumbers rounded() const {
+    kernel::AdamWNumbers n;
+    const double rates[2] = {lr, lr_used};
+    for (int i = 0; i < 2; ++i) {
+      n.decay[i] = static_cast<float>(1 - rates[i] * weight_decay);
+      n.step_size[i] = static_cast<float>(rates[i] / bias1());
+    }
+    n.beta1 = static_cast<float>(beta1);
+    n.one_minus_beta1 = static_cast<float>(1 - beta1);
+    n.beta2 = static_cast<float>(beta2);
+    n.one_minus_beta2 = static_cast<float>(1 - beta2);
+    n.bias2_sqrt = static_cast<float>(bias2_sqrt());
+    n.eps = static_cast<float>(eps);
+    return n;
+  }
+};
+
+/// One parameter tensor of n elements in one step. All state tensors are contiguous and of the
+/// parameter's shape but the masks: int64 words, ceil(n / 64), element i is bit i % 64 of word i
+/// / 64.
+struct StepSlot {
+  Tensor param;     ///< the user's parameter, any strides
+  Tensor master;    ///< fp32; undefined: the parameter itself is stepped
+  Tensor grad;      ///< of the parameter's dtype; undefined: the tensor is left alone in this step
+  Tensor grad_out;  ///< fp32 (double for double); Update::gradient: receives g'
+  Tensor exp_avg, exp_avg_sq;  ///< fp32 (double for double); Update::adamw
+  Tensor retain;               ///< fp32, bfloat16 or double; MaskKind::localized
+  Tensor score;                ///< fp32 (double for double); MaskKind::localized
+  Tensor used;                 ///< words of M; undefined: empty
+  Tensor mask;                 ///< words of this step's mask
+  AdamWScalars adamw;
+  bool learns_threshold = false;
+  double threshold = 0;
+  // results
+  std::int64_t num_unmasked = 0;
+  double deviation = 0;
+
+  [[nodiscard]] const Tensor& stepped() const { return master.defined() ? master : param; }
+};
+
+/// True for a tensor without a threshold: too few entries to localise anything, all are trained.
+inline bool without_threshold(std::int64_t size) { return size < 10; }
+
+/// Number of 64-bit words that hold one bit for each of `size` elements.
+inline std::int64_t num_mask_words(std::int64_t size) { return (size + 63) / 64; }
+
+/// True if the fused kernels have the dtype.
+inline bool has_fused_dtype(const Tensor& param) {
+  return param.scalar_type() == at::kFloat || param.scalar_type() == at::kBFloat16 ||
+         param.scalar_type() == at::kHalf;
+}
+
+/// True if raw-pointer writes can serve this parameter.
+inline bool fused_on_cpu(const Tensor& param) { return param.is_cpu() && has_fused_dtype(param); }
+inline bool fused_on_cuda(const Tensor& param) { return param.is_cuda() && has_fused_dtype(param); }
+
+/// True if the parameter is stepped through an fp32 master.
+inline bool is_low_precision(const Tensor& param) {
+  return param.scalar_type() == at::kBFloat16 || param.scalar_type() == at::kHalf;
+}
+
+/// The dtype of the state of a parameter: float, or double for double.
+inline at::ScalarType state_dtype(const Tensor& param) {
+  return param.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+}  // namespace detail
+}  // namespace alkn

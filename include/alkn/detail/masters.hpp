@@ -1,0 +1,65 @@
+// fp32 master weights of bfloat16 and half parameters.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/where.h>
+#include <alkn/detail/backend.hpp>
+
+#include <cstdint>
+#include <unordered_map>
+
+namespace alkn::detail {
+
+/// Keeps an fp32 copy of every low-precision parameter, so that updates below half a unit in the
+/// last place add up.
+class Masters {
+ public:
+  /// The master of `param`, [shape] fp32 contiguous; undefined for float and double. An entry of
+  /// the parameter that somebody else has written since the last step is taken over.
+  Tensor get(const Tensor& param) {
+    if (!is_low_precision(param)) return {};
+    Entry& entry = entries_[param.unsafeGetTensorImpl()];
+    const auto version = param._version();
+    if (!entry.values.defined() || entry.values.sizes() != param.sizes() ||
+        entry.values.device() != param.device()) {
+      entry = {param.detach().to(at::kFloat, false, true, at::MemoryFormat::Contiguous), version,
+               param.const_data_ptr()};
+    } else if (entry.version != version || entry.data != param.const_data_ptr()) {
+      const Tensor same = entry.values.to(param.scalar_type()).eq(param.detach());
+      entry.values.copy_(at::where(same, entry.values, param.detach().to(at::kFloat)));
+      entry.version = version;
+      entry.data = param.const_data_ptr();
+    }
+    return entry.values;
+  }
+
+  /// The master as it is, or an undefined tensor.
+  [[nodiscard]] Tensor find(const Tensor& param) const {
+    const auto found = entries_.find(param.unsafeGetTensorImpl());
+    return found == entries_.end() ? Tensor() : found->second.values;
+  }
+
+  /// Takes over a master, [shape] fp32 contiguous. Where it does not round to the parameter, the
+  /// parameter counts: see get().
+  void adopt(const Tensor& param, const Tensor& values) {
+    entries_[param.unsafeGetTensorImpl()] = {values, -1, nullptr};
+  }
+
+  /// To be called when parameter and master agree: after a step, or after both were restored.
+  void agree(const Tensor& param) {
+    const auto found = entries_.find(param.unsafeGetTensorImpl());
+    if (found == entries_.end()) return;
+    found->second.version = param._version();
+    found->second.data = param.const_data_ptr();
+  }
+
+ private:
+  struct Entry {
+    Tensor values;
+    std::int64_t version = 0;
+    const void* data = nullptr;  ///< set_data puts other values in place without another version
+  };
+  std::unordered_map<const void*, Entry> entries_;
+};
+
+}  // namespace alkn::detail

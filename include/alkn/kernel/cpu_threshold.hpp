@@ -1,0 +1,403 @@
+// Steps on the CPU in which thresholds are learned: score with selection, select, update.
+//
+// A tensor of one chunk goes through all three while it is in the cache. Tensors of several chunks
+// go through them in groups; what a bracket missed is read once more, and after a second miss a
+// radix selection decides.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include <alkn/kernel/chunks.hpp>
+#include <alkn/kernel/cpu_worker.hpp>
+#include <alkn/kernel/parallel.hpp>
+#include <alkn/kernel/predict.hpp>
+#include <alkn/kernel/radix.hpp>
+#include <alkn/kernel/scratch.hpp>
+#include <alkn/kernel/select.hpp>
+#include <alkn/kernel/step.hpp>
+
+namespace alkn::kernel {
+
+/// What the passes of one step share.
+struct StepRun {
+  StepTensor* tensors;
+  std::int64_t num_tensors;
+  const ChunkList& chunks;
+  const Kernels& kernels;
+  ScratchPool& pool;
+  const ParallelFor& parallel;
+  std::int64_t* unmasked;  ///< out, per chunk
+};
+
+/// A well mixed number of a counter (SplitMix64).
+inline std::uint64_t mixed(std::uint64_t x) noexcept {
+  x += 0x9E3779B97F4A7C15U;
+  x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9U;
+  x = (x ^ (x >> 27U)) * 0x94D049BB133111EBU;
+  return x ^ (x >> 31U);
+}
+
+class CpuThresholds {
+ public:
+  void reset() { predictors_.clear(); }
+
+  void run(const StepRun& run, const StepNumbers& numbers) {
+    ++step_;
+    predictors_.resize(static_cast<std::size_t>(run.num_tensors));
+    reserve(run);
+    const std::int64_t group = tuning::kGroupChunks * run.parallel.num_threads();
+    const std::int64_t num_chunks = run.chunks.size();
+    for (std::int64_t first = 0; first < run.num_tensors;) {
+      std::int64_t last = first;
+      while (last < run.num_tensors && run.chunks.first(last) - run.chunks.first(first) < group) {
+        ++last;
+      }
+      if (num_chunks - run.chunks.first(last) < group / 2) last = run.num_tensors;
+      run_group(run, numbers, first, last);
+      first = last;
+    }
+  }
+
+ private:
+  /// How a tensor gets its threshold in this step.
+  enum class Way : std::uint8_t { none, one_chunk, chunks };
+
+  struct TensorState {
+    Way way = Way::none;
+    bool by_sample = false;
+    bool settled = false;  ///< mask bits and candidates of the score pass are good for the update
+    Pivots pivots;
+    std::int64_t first_slot = 0;  ///< of its chunks in the group
+  };
+
+  static bool learns(const StepTensor& t) {
+    return t.learns_threshold && t.size >= tuning::kMinLocalized;
+  }
+  [[nodiscard]] static ThresholdRule rule(const StepTensor& t, const StepArgs& args) {
+    return {t.size, args.unmask_ratio, args.trim_ratio};
+  }
+  [[nodiscard]] Predictor& predictor(std::int64_t tensor) {
+    return predictors_[static_cast<std::size_t>(tensor)];
+  }
+
+  /// All memory of the step, so that a later one with the same sizes allocates nothing.
+  void reserve(const StepRun& run) {
+    std::int64_t one_chunk = 0, most_samples = 0;
+    for (std::int64_t t = 0; t < run.num_tensors; ++t) {
+      if (!learns(run.tensors[t])) continue;
+      if (run.chunks.count(t) == 1) {
+        one_chunk = std::max(one_chunk, run.tensors[t].size);
+      } else {
+        most_samples = std::max(most_samples, num_samples(run.tensors[t].size));
+      }
+    }
+    run.pool.reserve(run.parallel.num_threads(), one_chunk);
+    if (most_samples > 0) {
+      select_.reserve(run.parallel.num_threads());
+      radix_.reserve(run.parallel.num_threads());
+    }
+    if (static_cast<std::int64_t>(sample_.size()) < most_samples) {
+      sample_.resize(static_cast<std::size_t>(most_samples));
+      sample_scores_.resize(static_cast<std::size_t>(most_samples));
+    }
+    states_.resize(static_cast<std::size_t>(run.num_tensors));
+  }
+
+  static std::int64_t num_samples(std::int64_t size) {
+    const std::int64_t lines =
+        std::clamp(size / tuning::kSampleShare, tuning::kSampleMin, tuning::kSampleMax) /
+        tuning::kSampleLine;
+    return lines * tuning::kSampleLine;
+  }
+
+  /// The same of a tensor of one chunk, whose scores are in the cache: single elements.
+  static std::int64_t num_own_samples(std::int64_t size) {
+    return std::max(tuning::kSampleMin, size / tuning::kSampleShare);
+  }
+
+  static std::int64_t slot_capacity(std::int64_t size) {
+    const auto share =
+        static_cast<std::int64_t>(static_cast<double>(size) * tuning::kCandidateShare);
+    return (share + 63) / 64 * 64;
+  }
+
+  void run_group(const StepRun& run, const StepNumbers& numbers, std::int64_t first,
+                 std::int64_t last) {
+    const std::int64_t begin = run.chunks.first(first);
+    const std::int64_t end = run.chunks.first(last);
+    prepare_slots(run, first, last);
+    bool any_chunks = false;
+    for (std::int64_t t = first; t < last; ++t) {
+      TensorState& state = states_[static_cast<std::size_t>(t)];
+      if (state.way != Way::chunks) continue;
+      any_chunks = true;
+      const ThresholdRule how = rule(run.tensors[t], numbers.args);
+      state.by_sample = !predictor(t).predict(how, num_samples(run.tensors[t].size), state.pivots);
+      if (state.by_sample) sample_pivots(run, numbers, t, false);
+    }
+    run.parallel(end - begin, [&](std::int64_t from, std::int64_t to) {
+      const ScratchPool::Lease scratch(run.pool);
+      const CpuWorker worker(run.kernels, numbers, *scratch);
+      for (std::int64_t c = end - 1 - from; c >= end - to; --c)
+        score_chunk(run, numbers, worker, c, begin);
+    });
+    if (!any_chunks) return;
+    for (std::int64_t t = first; t < last; ++t) {
+      if (states_[static_cast<std::size_t>(t)].way == Way::chunks)
+        select_threshold(run, numbers, t);
+    }
+    run.parallel(end - begin, [&](std::int64_t from, std::int64_t to) {
+      const ScratchPool::Lease scratch(run.pool);
+      const CpuWorker worker(run.kernels, numbers, *scratch);
+      for (std::int64_t c = begin + from; c < begin + to; ++c) update_chunk(run, worker, c, begin);
+    });
+  }
+
+  /// Decides the way of each tensor of a group, and gives every chunk that needs it a place for its
+  /// candidates.
+  void prepare_slots(const StepRun& run, std::int64_t first, std::int64_t last) {
+    const std::int64_t begin = run.chunks.first(first);
+    const auto num_slots = static_cast<std::size_t>(run.chunks.first(last) - begin);
+    if (slots_.size() < num_slots) slots_.resize(num_slots);
+    if (counts_.size() < num_slots) counts_.resize(num_slots);
+    std::int64_t needed = 0;
+    for (std::int64_t t = first; t < last; ++t) {
+      TensorState& state = states_[static_cast<std::size_t>(t)];
+      state = TensorState{};
+      state.first_slot = run.chunks.first(t) - begin;
+      if (learns(run.tensors[t]))
+        state.way = run.chunks.count(t) == 1 ? Way::one_chunk : Way::chunks;
+      if (state.way != Way::chunks) continue;
+      for (std::int64_t c = run.chunks.first(t); c < run.chunks.first(t + 1); ++c) {
+        needed += slot_capacity(run.chunks[c].size) + kCandidateSlack;
+      }
+    }
+    if (static_cast<std::int64_t>(values_.size()) < needed) {
+      values_.resize(static_cast<std::size_t>(needed));
+      indices_.resize(static_cast<std::size_t>(needed));
+    }
+    std::int64_t at = 0;
+    for (std::int64_t t = first; t < last; ++t) {
+      if (states_[static_cast<std::size_t>(t)].way != Way::chunks) continue;
+      for (std::int64_t c = run.chunks.first(t); c < run.chunks.first(t + 1); ++c) {
+        Candidates& slot = slots_[static_cast<std::size_t>(c - begin)];
+        slot = Candidates{values_.data() + at, indices_.data() + at,
+                          slot_capacity(run.chunks[c].size), 0, false};
+        counts_[static_cast<std::size_t>(c - begin)] = PivotCounts{};
+        at += slot.capacity + kCandidateSlack;
+      }
+    }
+  }
+
+  /// Brackets of a tensor of several chunks by a sample: of the scores to come, or of those that
+  /// stand.
+  void sample_pivots(const StepRun& run, const StepNumbers& numbers, std::int64_t tensor,
+                     bool stand) {
+    const StepTensor& t = run.tensors[tensor];
+    const std::int64_t total = num_samples(t.size);
+    const std::int64_t lines = total / tuning::kSampleLine;
+    const std::int64_t places = t.size / tuning::kSampleLine;  // lines there are
+    const std::uint64_t seed =
+        mixed(step_ * 0x10001U + static_cast<std::uint64_t>(tensor)) + (stand ? 1 : 0);
+    run.parallel(lines, [&](std::int64_t begin, std::int64_t end) {
+      const ScratchPool::Lease scratch(run.pool);
+      const CpuWorker worker(run.kernels, numbers, *scratch);
+      for (std::int64_t line = begin; line < end; ++line) {
+        const std::int64_t from = line * places / lines, to = (line + 1) * places / lines;
+        const auto jitter = mixed(seed + static_cast<std::uint64_t>(line)) %
+                            static_cast<std::uint64_t>(std::max<std::int64_t>(1, to - from));
+        const std::int64_t at = (from + static_cast<std::int64_t>(jitter)) * tuning::kSampleLine;
+        float* out = sample_scores_.data() + line * tuning::kSampleLine;
+        if (stand) {
+          std::copy_n(t.score + at, tuning::kSampleLine, out);
+        } else {
+          worker.score(t, at, tuning::kSampleLine, out);
+        }
+      }
+    });
+    for (std::int64_t i = 0; i < total; ++i) {
+      sample_[static_cast<std::size_t>(i)] = order_key(sample_scores_[static_cast<std::size_t>(i)]);
+    }
+    states_[static_cast<std::size_t>(tensor)].pivots =
+        pivots_by_sample(sample_.data(), total, rule(t, numbers.args), predictor(tensor).sigmas());
+  }
+
+  /// The first pass over a chunk; all of it where nothing has to wait for other chunks.
+  void score_chunk(const StepRun& run, const StepNumbers& numbers, const CpuWorker& worker,
+                   std::int64_t c, std::int64_t group_begin) {
+    const Chunk& chunk = run.chunks[c];
+    StepTensor& t = run.tensors[chunk.tensor];
+    const TensorState& state = states_[static_cast<std::size_t>(chunk.tensor)];
+    if (state.way == Way::none) {
+      run.unmasked[c] = worker.update(t, chunk, run.kernels.update_fused, true);
+    } else if (state.way == Way::one_chunk) {
+      run.unmasked[c] = step_in_cache(numbers, worker, t, chunk);
+    } else {
+      const auto slot = static_cast<std::size_t>(c - group_begin);
+      worker.score_select(t, chunk, state.pivots, counts_[slot], slots_[slot]);
+    }
+  }
+
+  /// Score, threshold and update of a tensor of one chunk.
+  std::int64_t step_in_cache(const StepNumbers& numbers, const CpuWorker& worker, StepTensor& t,
+                             const Chunk& chunk) {
+    const ThresholdRule how = rule(t, numbers.args);
+    Predictor& history = predictor(chunk.tensor);
+    Pivots pivots;
+    if (t.size > tuning::kDirectSelect && history.predict(how, num_own_samples(t.size), pivots)) {
+      Candidates found = own_candidates(worker);
+      PivotCounts counts;
+      worker.score_select(t, chunk, pivots, counts, found);
+      const SelectedPair pair =
+          worker.scratch().select.run({&found, 1}, pivots, counts, how.ranks(), ParallelFor::serial());
+      if (pair.found()) {
+        history.hit(pair, pivots, t.size, false);
+        history.observe(how, pair.low.value, pair.high.value);
+        t.threshold = how.eta(pair.low.value, pair.high.value);
+        if (t.threshold >= pivots.eta_a && t.threshold <= pivots.eta_b) {
+          const std::int64_t num_on = CpuWorker::settle_mask(t, chunk, found);
+          worker.update(t, chunk, worker.kernels().update_bits);
+          return num_on;
+        }
+        return worker.update(t, chunk, worker.kernels().update_scored, false);
+      }
+      history.miss(false);
+    } else {
+      worker.score(t, chunk.begin, chunk.size, nullptr);
+    }
+    float low = 0, high = 0;
+    select_standing(worker, t, chunk, how, history, low, high);
+    history.observe(how, low, high);
+    t.threshold = how.eta(low, high);
+    return worker.update(t, chunk, worker.kernels().update_scored, false);
+  }
+
+  static Candidates own_candidates(const CpuWorker& worker) {
+    Scratch& scratch = worker.scratch();
+    return {scratch.values.data(), scratch.indices.data(),
+            static_cast<std::int64_t>(scratch.values.size()) - kCandidateSlack, 0, false};
+  }
+
+  /// Both order statistics of a tensor of one chunk whose scores stand.
+  static void select_standing(const CpuWorker& worker, const StepTensor& t, const Chunk& chunk,
+                              const ThresholdRule& how, Predictor& history, float& low,
+                              float& high) {
+    Scratch& scratch = worker.scratch();
+    const Ranks ranks = how.ranks();
+    std::uint32_t* keys = scratch.sample.data();
+    if (t.size <= tuning::kDirectSelect) {
+      for (std::int64_t i = 0; i < t.size; ++i) keys[i] = order_key(t.score[i]);
+      low = select_direct(keys, t.size, ranks.low);
+      high = select_direct(keys, t.size, ranks.high);
+      return;
+    }
+    const std::int64_t total = num_own_samples(t.size);
+    for (std::int64_t i = 0; i < total; ++i) {
+      const std::int64_t from = i * t.size / total, to = (i + 1) * t.size / total;
+      const auto jitter =
+          mixed(static_cast<std::uint64_t>(i)) % static_cast<std::uint64_t>(to - from);
+      keys[i] = order_key(t.score[from + static_cast<std::int64_t>(jitter)]);
+    }
+    const Pivots pivots = pivots_by_sample(keys, total, how, history.sigmas());
+    Candidates found = own_candidates(worker);
+    PivotCounts counts;
+    worker.rescan(t, chunk, pivots, counts, found);
+    const SelectedPair pair =
+        scratch.select.run({&found, 1}, pivots, counts, ranks, ParallelFor::serial());
+    if (pair.found()) {
+      history.hit(pair, pivots, t.size, true);
+      low = pair.low.value, high = pair.high.value;
+      return;
+    }
+    history.miss(true);
+    low = radix_select(t.score, t.size, ranks.low);
+    high = radix_select(t.score, t.size, ranks.high);
+  }
+
+  /// The threshold of a tensor of several chunks, after their score pass.
+  void select_threshold(const StepRun& run, const StepNumbers& numbers, std::int64_t tensor) {
+    StepTensor& t = run.tensors[tensor];
+    TensorState& state = states_[static_cast<std::size_t>(tensor)];
+    const ThresholdRule how = rule(t, numbers.args);
+    Predictor& history = predictor(tensor);
+    const CandidateList list{slots_.data() + state.first_slot, run.chunks.count(tensor)};
+    SelectedPair pair = select_from(run, list, state, how);
+    if (pair.found()) {
+      history.hit(pair, state.pivots, t.size, state.by_sample);
+      const float eta = how.eta(pair.low.value, pair.high.value);
+      state.settled = eta >= state.pivots.eta_a && eta <= state.pivots.eta_b && !list.overflow();
+    } else {
+      history.miss(state.by_sample);
+      rescan(run, numbers, tensor);
+      pair = select_from(run, list, state, how);
+      if (pair.found()) {
+        history.hit(pair, state.pivots, t.size, true);
+      } else {
+        history.miss(true);
+        const Ranks ranks = how.ranks();
+        radix_.select(t.score, t.size, ranks, run.parallel, pair.low.value, pair.high.value);
+      }
+    }
+    history.observe(how, pair.low.value, pair.high.value);
+    t.threshold = how.eta(pair.low.value, pair.high.value);
+  }
+
+  SelectedPair select_from(const StepRun& run, const CandidateList& list, const TensorState& state,
+                           const ThresholdRule& how) {
+    PivotCounts counts;
+    for (std::int64_t i = 0; i < list.num_chunks; ++i) {
+      counts += counts_[static_cast<std::size_t>(state.first_slot + i)];
+    }
+    return select_.run(list, state.pivots, counts, how.ranks(), run.parallel);
+  }
+
+  /// One more read of the scores, with brackets by a sample of them.
+  void rescan(const StepRun& run, const StepNumbers& numbers, std::int64_t tensor) {
+    sample_pivots(run, numbers, tensor, true);
+    const TensorState& state = states_[static_cast<std::size_t>(tensor)];
+    const std::int64_t first = run.chunks.first(tensor);
+    run.parallel(run.chunks.count(tensor), [&](std::int64_t from, std::int64_t to) {
+      const ScratchPool::Lease scratch(run.pool);
+      const CpuWorker worker(run.kernels, numbers, *scratch);
+      for (std::int64_t i = from; i < to; ++i) {
+        const auto slot = static_cast<std::size_t>(state.first_slot + i);
+        slots_[slot].size = 0, slots_[slot].overflow = false;
+        counts_[slot] = PivotCounts{};
+        worker.rescan(run.tensors[tensor], run.chunks[first + i], state.pivots, counts_[slot],
+                      slots_[slot]);
+      }
+    });
+  }
+
+  /// The last pass over a chunk of a tensor of several.
+  void update_chunk(const StepRun& run, const CpuWorker& worker, std::int64_t c,
+                    std::int64_t group_begin) {
+    const Chunk& chunk = run.chunks[c];
+    const StepTensor& t = run.tensors[chunk.tensor];
+    const TensorState& state = states_[static_cast<std::size_t>(chunk.tensor)];
+    if (state.way != Way::chunks) return;
+    if (state.settled) {
+      const Candidates& found = slots_[static_cast<std::size_t>(c - group_begin)];
+      run.unmasked[c] = CpuWorker::settle_mask(t, chunk, found);
+      worker.update(t, chunk, run.kernels.update_bits);
+    } else {
+      run.unmasked[c] = worker.update(t, chunk, run.kernels.update_scored, false);
+    }
+  }
+
+  std::vector<Predictor> predictors_;  // per tensor
+  std::vector<TensorState> states_;    // per tensor
+  std::vector<Candidates> slots_;      // per chunk of a group
+  std::vector<PivotCounts> counts_;    // per chunk of a group
+  std::vector<float> values_;
+  std::vector<std::uint16_t> indices_;
+  std::vector<float> sample_scores_;
+  std::vector<std::uint32_t> sample_;
+  PairSelect select_;
+  RadixSelect radix_;
+  std::uint64_t step_ = 0;
+};
+
+}  // namespace alkn::kernel

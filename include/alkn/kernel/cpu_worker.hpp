@@ -1,0 +1,219 @@
+// The passes over one chunk on the CPU: converts what is narrower than fp32, calls the kernels,
+// rounds back.
+#pragma once
+
+#include <cstdint>
+
+#include <alkn/kernel/chunks.hpp>
+#include <alkn/kernel/passes.hpp>
+#include <alkn/kernel/scratch.hpp>
+#include <alkn/kernel/step.hpp>
+
+namespace alkn::kernel {
+
+/// The numbers of the running step that are the same for all tensors.
+struct StepNumbers {
+  StepArgs args;
+  float scale = 1;
+};
+
+class CpuWorker {
+ public:
+  CpuWorker(const Kernels& kernels, const StepNumbers& numbers, Scratch& scratch)
+      : kernels_(kernels), numbers_(numbers), scratch_(scratch) {}
+
+  /// Sums of a chunk: of g, and of d where the step has a penalty for this tensor.
+  [[nodiscard]] Sums sum(const StepTensor& t, const Chunk& chunk) const {
+    const StepArgs& args = numbers_.args;
+    const bool products = args.mask == MaskKind::localized && t.used != nullptr;
+    const bool of_retain = products && args.penalty_scale == PenaltyScale::product;
+    double* lanes = scratch_.lanes.data();
+    scratch_.lanes.fill(0);
+    for_blocks(t, chunk.begin, chunk.size, of_retain,
+               [&](std::int64_t, std::int64_t size, const float* grad, const float* retain) {
+                 if (products) {
+                   kernels_.sum_products(grad, retain, absolute(), size, lanes);
+                 } else {
+                   kernels_.sum_squares(grad, size, lanes);
+                 }
+               });
+    Sums sums;
+    sums.squares = fold(lanes);
+    if (products) {
+      sums.products = fold(lanes + tuning::kSumLanes);
+      sums.product_squares = fold(lanes + 2 * tuning::kSumLanes);
+    }
+    return sums;
+  }
+
+  /// Grows the scores of `size` elements into `out` (null: in place), nothing else.
+  void score(const StepTensor& t, std::int64_t begin, std::int64_t size, float* out) const {
+    ScorePass pass = score_pass(t);
+    const std::uint64_t shifted = t.used != nullptr ? t.used[begin >> 6U] >> (begin & 63U) : 0;
+    for_blocks(t, begin, size, true,
+               [&](std::int64_t at, std::int64_t count, const float* grad, const float* retain) {
+                 pass.size = count, pass.grad = grad, pass.retain = retain;
+                 pass.score_in = t.score + at;
+                 pass.score_out = out != nullptr ? out + (at - begin) : t.score + at;
+                 if (t.used == nullptr) {
+                   pass.used = nullptr;
+                 } else {  // a sample may start inside a word
+                   pass.used = (begin & 63U) != 0 ? &shifted : t.used + (at >> 6U);
+                 }
+                 kernels_.score(pass);
+               });
+  }
+
+  /// Grows the scores of a chunk, sets aside what lies in the brackets, writes the mask bits that
+  /// are certain.
+  void score_select(const StepTensor& t, const Chunk& chunk, const Pivots& pivots,
+                    PivotCounts& counts, Candidates& found) const {
+    ScorePass pass = score_pass(t);
+    pass.pivots = pivots, pass.counts = &counts, pass.candidates = &found;
+    for_blocks(t, chunk.begin, chunk.size, true,
+               [&](std::int64_t at, std::int64_t size, const float* grad, const float* retain) {
+                 pass.size = size, pass.grad = grad, pass.retain = retain;
+                 pass.score_in = t.score + at, pass.score_out = t.score + at;
+                 pass.used = t.used != nullptr ? t.used + (at >> 6U) : nullptr;
+                 pass.mask = t.mask + (at >> 6U);
+                 pass.base = at - chunk.begin;
+                 kernels_.score_select(pass);
+               });
+  }
+
+  /// Reads the scores of a chunk once more, for other brackets.
+  void rescan(const StepTensor& t, const Chunk& chunk, const Pivots& pivots, PivotCounts& counts,
+              Candidates& found) const {
+    ScorePass pass;
+    pass.size = chunk.size, pass.score_in = t.score + chunk.begin;
+    pass.pivots = pivots, pass.counts = &counts, pass.candidates = &found;
+    kernels_.rescan(pass);
+  }
+
+  using UpdateKernel = void (*const (&)[2])(const UpdatePass&);
+  using CountingKernel = std::int64_t (*const (&)[2])(const UpdatePass&);
+
+  /// Updates a chunk by one of Kernels::update_*.
+  void update(const StepTensor& t, const Chunk& chunk, UpdateKernel kernel) const {
+    each_update(t, chunk, false, [&](const UpdatePass& pass) { kernel[foreign()](pass); });
+  }
+  /// Returns how many entries are on.
+  std::int64_t update(const StepTensor& t, const Chunk& chunk, CountingKernel kernel,
+                      bool fused) const {
+    std::int64_t num_on = 0;
+    each_update(t, chunk, fused,
+                [&](const UpdatePass& pass) { num_on += kernel[foreign()](pass); });
+    return num_on;
+  }
+
+  /// Sets the bits of the candidates that turn out to lie above the threshold; returns how many
+  /// bits are set.
+  static std::int64_t settle_mask(const StepTensor& t, const Chunk& chunk,
+                                  const Candidates& found) {
+    std::uint64_t* mask = t.mask + (chunk.begin >> 6U);
+    for (std::int64_t i = 0; i < found.size; ++i) {
+      const std::uint64_t on = found.values[i] > t.threshold ? 1 : 0;
+      mask[found.indices[i] >> 6U] |= on << (found.indices[i] & 63U);
+    }
+    std::int64_t num_on = 0;
+    for (std::int64_t w = 0; w < (chunk.size + 63) / 64; ++w) {
+      num_on += __builtin_popcountll(mask[w]);
+    }
+    return num_on;
+  }
+
+  [[nodiscard]] const Kernels& kernels() const { return kernels_; }
+  [[nodiscard]] Scratch& scratch() const { return scratch_; }
+
+ private:
+  [[nodiscard]] bool absolute() const { return numbers_.args.score == ScoreKind::ratio; }
+  [[nodiscard]] int foreign() const { return numbers_.args.update == Update::gradient ? 1 : 0; }
+
+  [[nodiscard]] ScoreNumbers score_numbers(const StepTensor& t) const {
+    const StepArgs& args = numbers_.args;
+    ScoreNumbers n;
+    n.scale = numbers_.scale;
+    n.absolute = absolute();
+    n.alignment = n.absolute ? 1.0F : args.alignment;
+    n.penalty = t.used != nullptr ? t.deviation * args.penalty : 0.0F;
+    return n;
+  }
+  [[nodiscard]] ScorePass score_pass(const StepTensor& t) const {
+    ScorePass pass;
+    pass.numbers = score_numbers(t);
+    return pass;
+  }
+
+  /// Calls fn(begin, size, grad, retain) on blocks of a span, both in fp32; on the whole span if
+  /// they are already.
+  template <class Fn>
+  void for_blocks(const StepTensor& t, std::int64_t begin, std::int64_t size, bool with_retain,
+                  Fn fn) const {
+    const bool converts =
+        t.type != DType::float32 || (with_retain && t.retain_type != DType::float32);
+    const std::int64_t step = converts ? tuning::kBlock : size;
+    for (std::int64_t done = 0; done < size; done += step) {
+      const std::int64_t count = size - done < step ? size - done : step;
+      const std::int64_t at = begin + done;
+      const float* grad = widened(t.grad, t.type, at, count, scratch_.grad.data());
+      const float* retain = nullptr;
+      if (with_retain) {
+        retain = widened(t.retain, t.retain_type, at, count, scratch_.retain.data());
+      }
+      fn(at, count, grad, retain);
+    }
+  }
+
+  const float* widened(const void* data, DType type, std::int64_t at, std::int64_t size,
+                       float* buffer) const {
+    if (type == DType::float32) return static_cast<const float*>(data) + at;
+    const std::uint16_t* narrow = static_cast<const std::uint16_t*>(data) + at;
+    if (type == DType::bfloat16) {
+      kernels_.widen_bfloat16(narrow, buffer, size);
+    } else {
+      kernels_.widen_half(narrow, buffer, size);
+    }
+    return buffer;
+  }
+
+  template <class Fn>
+  void each_update(const StepTensor& t, const Chunk& chunk, bool fused, Fn fn) const {
+    const bool low = t.type != DType::float32;
+    float* weights = low ? t.master : static_cast<float*>(t.param);
+    UpdatePass pass;
+    pass.numbers = score_numbers(t);
+    pass.adamw = t.adamw;
+    pass.threshold = t.threshold;
+    pass.all_on = t.size < tuning::kMinLocalized;
+    pass.freeze = numbers_.args.masked == Masked::freeze;
+    const auto at_or_null = [](auto* p, std::int64_t i) { return p != nullptr ? p + i : nullptr; };
+    for_blocks(t, chunk.begin, chunk.size, fused,
+               [&](std::int64_t at, std::int64_t size, const float* grad, const float* retain) {
+                 pass.size = size, pass.grad = grad, pass.retain = retain;
+                 pass.param = at_or_null(weights, at);
+                 pass.exp_avg = at_or_null(t.exp_avg, at);
+                 pass.exp_avg_sq = at_or_null(t.exp_avg_sq, at);
+                 pass.grad_out = at_or_null(t.grad_out, at);
+                 pass.score = at_or_null(t.score, at);
+                 pass.used = at_or_null(t.used, at >> 6U);
+                 pass.mask = at_or_null(t.mask, at >> 6U);
+                 fn(pass);
+                 if (low && foreign() == 0) round_back(t, at, size);
+               });
+  }
+
+  void round_back(const StepTensor& t, std::int64_t at, std::int64_t size) const {
+    std::uint16_t* narrow = static_cast<std::uint16_t*>(t.param) + at;
+    if (t.type == DType::bfloat16) {
+      kernels_.round_bfloat16(t.master + at, narrow, size);
+    } else {
+      kernels_.round_half(t.master + at, narrow, size);
+    }
+  }
+
+  const Kernels& kernels_;
+  const StepNumbers& numbers_;
+  Scratch& scratch_;
+};
+
+}  // namespace alkn::kernel

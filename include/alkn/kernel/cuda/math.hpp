@@ -1,0 +1,61 @@
+// The scalar layer under simd/formula.inl for one CUDA thread: every operation rounded once, none
+// contracted.
+//
+// The intrinsics keep their rounding under any -fmad; -prec-div, -prec-sqrt and -ftz of a
+// --use_fast_math would change them, which is why the target alkn::cuda appends the flags that undo
+// it. On the CPU the same bits.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include <alkn/kernel/math.hpp>
+#include <alkn/kernel/passes.hpp>
+
+namespace alkn::kernel::cuda {
+
+using F = float;
+using M = bool;
+
+#if defined(__CUDA_ARCH__)
+__host__ __device__ inline F add(F a, F b) { return __fadd_rn(a, b); }
+__host__ __device__ inline F sub(F a, F b) { return __fsub_rn(a, b); }
+__host__ __device__ inline F mul(F a, F b) { return __fmul_rn(a, b); }
+__host__ __device__ inline F div(F a, F b) { return __fdiv_rn(a, b); }
+__host__ __device__ inline F fma(F a, F b, F c) { return __fmaf_rn(a, b, c); }
+__host__ __device__ inline F root(F a) { return __fsqrt_rn(a); }
+#else
+ALKN_HOST_DEVICE inline F add(F a, F b) { return a + b; }
+ALKN_HOST_DEVICE inline F sub(F a, F b) { return a - b; }
+ALKN_HOST_DEVICE inline F mul(F a, F b) { return a * b; }
+ALKN_HOST_DEVICE inline F div(F a, F b) { return a / b; }
+ALKN_HOST_DEVICE inline F fma(F a, F b, F c) { return exact_fma(a, b, c); }
+ALKN_HOST_DEVICE inline F root(F a) { return std::sqrt(a); }
+#endif
+ALKN_HOST_DEVICE inline F set(float x) { return x; }
+ALKN_HOST_DEVICE inline F neg(F a) { return -a; }
+ALKN_HOST_DEVICE inline F sign_mask(bool keep_sign) {
+  return bit_copy<float>(keep_sign ? 0xFFFFFFFFU : 0x7FFFFFFFU);
+}
+ALKN_HOST_DEVICE inline F bit_and(F a, F b) {
+  return bit_copy<float>(bit_copy<std::uint32_t>(a) & bit_copy<std::uint32_t>(b));
+}
+ALKN_HOST_DEVICE inline F blend(M m, F on, F off) { return m ? on : off; }
+ALKN_HOST_DEVICE inline F keep_if(M m, F a) { return m ? a : 0.0F; }
+
+// The formulas are written once, for every instruction set and for CUDA.
+#pragma push_macro("ALKN_INLINE")
+#undef ALKN_INLINE
+#define ALKN_INLINE ALKN_HOST_DEVICE inline
+#include <alkn/kernel/simd/formula.inl>
+#pragma pop_macro("ALKN_INLINE")
+
+/// A well mixed number of a counter (SplitMix64).
+ALKN_HOST_DEVICE inline std::uint64_t mixed_counter(std::uint64_t x) {
+  x += 0x9E3779B97F4A7C15U;
+  x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9U;
+  x = (x ^ (x >> 27U)) * 0x94D049BB133111EBU;
+  return x ^ (x >> 31U);
+}
+
+}  // namespace alkn::kernel::cuda

@@ -1,0 +1,186 @@
+// The first kernel of a step: sums of every chunk; its last block makes clip scale, deviations and
+// skip of them.
+//
+// The tree of the sums is the CPU's: element i of a chunk goes to accumulator i mod 128, here
+// accumulator i mod 4 of thread i / 4 mod 32; the accumulators are folded, and the chunks are added
+// in their order.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#include <alkn/kernel/cuda/access.hpp>
+#include <alkn/kernel/cuda/block.hpp>
+#include <alkn/kernel/cuda/math.hpp>
+#include <alkn/kernel/cuda/table.hpp>
+
+namespace alkn::kernel::cuda {
+
+struct NormShared {
+  double lanes[3][tuning::kSumLanes];
+  double staged[tuning::kNormThreads * tuning::kFinishLoads];
+  std::uint32_t last;
+};
+
+/// The accumulators of one thread.
+struct NormLanes {
+  double squares[4], products[4], product_squares[4];
+};
+
+/// Adds four elements. kind 0: g^2 alone; 1: also d = g r, or |g| r; 2: also d = g.
+template <int kKind>
+ALKN_DEVICE inline void add_to_lanes(NormLanes& lanes, const Raw& grad, DType type,
+                                     const Raw& retain, DType retain_type, bool absolute,
+                                     int count) {
+  ALKN_CUDA_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    if (j >= count) continue;
+    const auto g = static_cast<double>(element(grad, type, j));
+    lanes.squares[j] = ::fma(g, g, lanes.squares[j]);
+    if (kKind == 0) continue;
+    double d = g;
+    if (kKind == 1) {
+      const auto r = static_cast<double>(element(retain, retain_type, j));
+      d = (absolute ? ::fabs(g) : g) * r;  // exact
+    }
+    lanes.products[j] += d;
+    lanes.product_squares[j] = ::fma(d, d, lanes.product_squares[j]);
+  }
+}
+
+template <int kKind, class Block>
+ALKN_DEVICE inline void sum_chunk(const Block& block, const Tensor& tensor, const Chunk& chunk,
+                                  bool absolute, NormLanes& lanes) {
+  constexpr int kRows = tuning::kNormRows;
+  const StepTensor& t = tensor.t;
+  const std::int64_t end = chunk.begin + chunk.size;
+  for (std::int64_t row = chunk.begin; row < end; row += kRows * tuning::kSumLanes) {
+    Raw grad[kRows] = {}, retain[kRows] = {};
+    Span spans[kRows];
+    ALKN_CUDA_UNROLL
+    for (int k = 0; k < kRows; ++k) {
+      spans[k] = span_at(row + k * tuning::kSumLanes + 4 * block.thread(), end, tensor.aligned);
+      grad[k] = load_raw(block, t.grad, t.type, spans[k]);
+      if (kKind == 1) retain[k] = load_raw(block, t.retain, t.retain_type, spans[k]);
+    }
+    ALKN_CUDA_UNROLL
+    for (int k = 0; k < kRows; ++k) {
+      add_to_lanes<kKind>(lanes, grad[k], t.type, retain[k], t.retain_type, absolute,
+                          spans[k].count);
+    }
+  }
+}
+
+/// Folds kSumLanes accumulators in shared memory: the tree of kernel::fold.
+template <class Block>
+ALKN_DEVICE inline double fold_lanes(const Block& block, double* lanes) {
+  for (int width = static_cast<int>(tuning::kSumLanes) / 2; width > 0; width /= 2) {
+    block.sync();
+    for (int i = block.thread(); i < width; i += block.num_threads()) lanes[i] += lanes[i + width];
+  }
+  block.sync();
+  return lanes[0];
+}
+
+/// The sums over all chunks and what follows from them; run by one block after all others are done.
+template <class Block>
+ALKN_DEVICE inline void finish_norm(const Block& block, NormShared& shared, const Table& table) {
+  const Header& header = *table.header;
+  const StepArgs& args = header.args;
+  constexpr int kBatch = tuning::kNormThreads * tuning::kFinishLoads;
+  double squares = 0;  // of thread 0
+  const std::int64_t num_sums = header.sums ? header.num_chunks : 0;
+  for (std::int64_t first = 0; first < num_sums; first += kBatch) {
+    ALKN_CUDA_UNROLL
+    for (int k = 0; k < tuning::kFinishLoads; ++k) {
+      const int i = k * tuning::kNormThreads + block.thread();
+      if (first + i < num_sums) shared.staged[i] = block.load_fresh(table.sums + first + i);
+    }
+    block.sync();
+    const std::int64_t left = num_sums - first;
+    const int count = left < kBatch ? static_cast<int>(left) : kBatch;
+    if (block.thread() == 0) {
+      for (int i = 0; i < count; ++i) squares += shared.staged[i];
+    }
+    block.sync();
+  }
+  if (block.thread() == 0) {
+    Control& control = *table.control;
+    const double norm = ::sqrt(squares);
+    const bool skip = !(norm <= std::numeric_limits<double>::max());
+    control.grad_norm = norm;
+    control.clip_scale = skip ? 1.0 : clip_scale(norm, args.max_norm);
+    control.scale = static_cast<float>(control.clip_scale);
+    control.skip = skip ? 1 : 0;
+    control.num_missed = 0;
+    control.blocks_done = 0;
+    control.step += 1;
+    shared.staged[0] = control.clip_scale;
+    shared.last = control.skip;
+  }
+  block.sync();
+  if (shared.last != 0) return;
+  const auto scale = static_cast<double>(static_cast<float>(shared.staged[0]));
+  for (std::int64_t k = block.thread(); k < header.num_tensors; k += block.num_threads()) {
+    const Tensor& tensor = table.tensors[k];
+    TensorState& state = table.states[k];
+    state.num_unmasked = 0;
+    state.threshold = tensor.t.threshold;
+    state.deviation = 0;
+    if (args.mask != MaskKind::localized || tensor.t.used == nullptr) continue;
+    double sum = 0, sum_squares = 0;
+    for (std::int64_t c = tensor.first_chunk; c < tensor.first_chunk + tensor.num_chunks; ++c) {
+      sum += block.load_fresh(table.sums + header.num_chunks + c);
+      sum_squares += block.load_fresh(table.sums + 2 * header.num_chunks + c);
+    }
+    state.deviation =
+        static_cast<float>(scale * unbiased_deviation(sum, sum_squares, tensor.t.size));
+  }
+}
+
+template <class Block>
+ALKN_DEVICE inline void norm_kernel(const Block& block, NormShared& shared, const Table& table) {
+  const Header& header = *table.header;
+  const StepArgs& args = header.args;
+  const bool absolute = args.score == ScoreKind::ratio;
+  const std::int64_t num_chunks = header.sums ? header.num_chunks : 0;
+  for (std::int64_t c = block.index(); c < num_chunks; c += block.num_blocks()) {
+    const Chunk chunk = table.chunks[c];
+    const Tensor& tensor = table.tensors[chunk.tensor];
+    const bool products = args.mask == MaskKind::localized && tensor.t.used != nullptr;
+    NormLanes lanes = {};
+    if (!products) {
+      sum_chunk<0>(block, tensor, chunk, absolute, lanes);
+    } else if (args.penalty_scale == PenaltyScale::product) {
+      sum_chunk<1>(block, tensor, chunk, absolute, lanes);
+    } else {
+      sum_chunk<2>(block, tensor, chunk, absolute, lanes);
+    }
+    ALKN_CUDA_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      shared.lanes[0][4 * block.thread() + j] = lanes.squares[j];
+      shared.lanes[1][4 * block.thread() + j] = lanes.products[j];
+      shared.lanes[2][4 * block.thread() + j] = lanes.product_squares[j];
+    }
+    for (int k = 0; k < (products ? 3 : 1); ++k) {
+      const double sum = fold_lanes(block, shared.lanes[k]);
+      if (block.thread() == 0) block.store(table.sums + k * header.num_chunks + c, sum);
+    }
+    block.sync();
+  }
+  block.fence();
+  block.sync();
+  if (block.thread() == 0) {
+    const auto done = block.fetch_add(&table.control->blocks_done, 1) + 1;
+    shared.last = done == static_cast<std::uint64_t>(block.num_blocks()) ? 1 : 0;
+  }
+  block.sync();
+  const bool last = shared.last != 0;
+  block.sync();
+  if (last) {
+    block.fence();
+    finish_norm(block, shared, table);
+  }
+}
+
+}  // namespace alkn::kernel::cuda

@@ -1,0 +1,36 @@
+// The shape of the CUDA kernels' work that does not depend on the architecture; the rest is in
+// tuning_sm80.hpp and tuning_sm90.hpp. None of these numbers changes a result.
+#pragma once
+
+#include <cstdint>
+
+#include <alkn/kernel/tuning.hpp>
+
+namespace alkn::kernel::cuda::tuning {
+
+using namespace alkn::kernel::tuning;
+
+/// Threads of the norm kernel's blocks: each has 4 of the kSumLanes accumulators.
+inline constexpr int kNormThreads = static_cast<int>(kSumLanes / 4);
+/// Rows of kSumLanes elements that a norm thread loads before it adds them.
+inline constexpr int kNormRows = 4;
+/// Chunk sums that each thread of the norm's last block loads at a time.
+inline constexpr int kFinishLoads = 8;
+/// Threads of all other kernels' blocks at most, and elements that a thread loads at once.
+inline constexpr int kMaxThreads = 256;
+inline constexpr int kItems = 4;
+/// Elements that one block of score and update handles before it takes the next; divides kChunk.
+inline constexpr std::int64_t kUnit = 16384;
+inline constexpr std::int64_t kUnits = kChunk / kUnit;
+
+/// Scores of a sample. A tensor of at most so many elements gets its threshold from all of them.
+inline constexpr std::int64_t kSample = 8192;
+/// Candidates of one bracket that a block collects before it writes them.
+inline constexpr std::uint32_t kStaged = 2048;
+/// Room for the candidates of one bracket: a share of the tensor, and some.
+inline constexpr std::int64_t kCandidatePart = 24;
+inline constexpr std::int64_t kCandidateMin = 1024;
+/// Bins of a radix digit.
+inline constexpr int kRadixBins = 2048;
+
+}  // namespace alkn::kernel::cuda::tuning

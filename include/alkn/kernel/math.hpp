@@ -1,0 +1,180 @@
+// Scalar mathematics that every backend shares: roundings, sums to numbers, the threshold's
+// formula.
+//
+// Wherever a product meets a sum the fused multiply-add is written out, so that no compiler has a
+// choice: the bits are the same on every instruction set and under every -ffp-contract. The
+// elementwise formulas of score and AdamW stand in simd/formula.inl.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include <alkn/kernel/step.hpp>
+#include <alkn/kernel/tuning.hpp>
+
+#if defined(__FAST_MATH__)
+#error "alkn: -ffast-math breaks the exactness of the step; compile without it"
+#endif
+
+#if defined(__CUDACC__)
+#define ALKN_HOST_DEVICE __host__ __device__
+#else
+#define ALKN_HOST_DEVICE
+#endif
+
+namespace alkn::kernel {
+
+template <class To, class From>
+ALKN_HOST_DEVICE inline To bit_copy(const From& from) noexcept {
+  static_assert(sizeof(To) == sizeof(From), "same size");
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+/// a b + c, rounded once, without a fused multiply-add of the machine: the product is exact in
+/// double, the sum is rounded to odd, and rounding that to float is then exact.
+inline float software_fma(float a, float b, float c) noexcept {
+  const double product = static_cast<double>(a) * static_cast<double>(b);
+  const double addend = static_cast<double>(c);
+  double sum = product + addend;
+  const double part = sum - product;
+  const double error = (product - (sum - part)) + (addend - part);
+  auto bits = bit_copy<std::uint64_t>(sum);
+  const bool inexact = error < 0 || error > 0;  // false for NaN: an infinite or undefined sum stays
+  if (inexact && (bits & 1U) == 0) bits += ((error > 0) == (sum > 0)) ? 1U : ~std::uint64_t{0};
+  return static_cast<float>(bit_copy<double>(bits));
+}
+
+/// a b + c, rounded once.
+inline float exact_fma(float a, float b, float c) noexcept {
+#if defined(__FMA__) || defined(__aarch64__) || defined(__FP_FAST_FMAF)
+  return __builtin_fmaf(a, b, c);
+#else
+  return software_fma(a, b, c);
+#endif
+}
+
+// --- 16-bit floats, as 16-bit patterns -------------------------------------------------------
+
+ALKN_HOST_DEVICE inline float bfloat16_to_float(std::uint16_t x) noexcept {
+  return bit_copy<float>(static_cast<std::uint32_t>(x) << 16U);
+}
+
+/// Round to nearest even; NaN becomes 0x7FC0.
+ALKN_HOST_DEVICE inline std::uint16_t float_to_bfloat16(float x) noexcept {
+  const auto bits = bit_copy<std::uint32_t>(x);
+  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return 0x7FC0U;
+  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16U) & 1U)) >> 16U);
+}
+
+ALKN_HOST_DEVICE inline float half_to_float(std::uint16_t x) noexcept {
+  const std::uint32_t sign = (x & 0x8000U) << 16U;
+  const std::uint32_t exponent = (x >> 10U) & 0x1FU;
+  const std::uint32_t mantissa = x & 0x3FFU;
+  if (exponent == 0x1FU) {  // infinity, or a NaN made quiet
+    return bit_copy<float>(sign | 0x7F800000U | (mantissa << 13U) | (mantissa ? 0x400000U : 0U));
+  }
+  if (exponent == 0) {  // zero or denormal: mantissa 2^-24, exact
+    const float magnitude = static_cast<float>(mantissa) * 5.9604644775390625e-8F;
+    return bit_copy<float>(sign | bit_copy<std::uint32_t>(magnitude));
+  }
+  return bit_copy<float>(sign | ((exponent + 112U) << 23U) | (mantissa << 13U));
+}
+
+/// Round to nearest even; NaN becomes 0x7E00.
+ALKN_HOST_DEVICE inline std::uint16_t float_to_half(float x) noexcept {
+  const auto bits = bit_copy<std::uint32_t>(x);
+  const std::uint32_t sign = (bits >> 16U) & 0x8000U;
+  const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
+  if (magnitude > 0x7F800000U) return 0x7E00U;
+  if (magnitude >= 0x47800000U)
+    return static_cast<std::uint16_t>(sign | 0x7C00U);  // 2^16 and above
+  if (magnitude < 0x38800000U) {  // below 2^-14: adding 1/2 leaves the denormal in the last bits
+    const float shifted = bit_copy<float>(magnitude) + 0.5F;
+    return static_cast<std::uint16_t>(sign | (bit_copy<std::uint32_t>(shifted) - 0x3F000000U));
+  }
+  const std::uint32_t rebiased = magnitude - (112U << 23U);
+  return static_cast<std::uint16_t>(sign | ((rebiased + 0xFFFU + ((rebiased >> 13U) & 1U)) >> 13U));
+}
+
+// --- sums ------------------------------------------------------------------------------------
+
+/// The sums of one chunk or tensor, in double.
+struct Sums {
+  double squares = 0;          ///< sum g^2
+  double products = 0;         ///< sum d (of g itself for PenaltyScale::gradient), before clipping
+  double product_squares = 0;  ///< sum d^2
+};
+
+/// Folds the accumulators of a chunk: the one summation tree of all backends.
+ALKN_HOST_DEVICE inline double fold(double* lanes) noexcept {
+  for (std::int64_t width = tuning::kSumLanes / 2; width > 0; width /= 2) {
+    for (std::int64_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+
+/// min(1, max_norm / (norm + 1e-6)); 1 where max_norm is 0.
+ALKN_HOST_DEVICE inline double clip_scale(double norm, double max_norm) noexcept {
+  if (!(max_norm > 0)) return 1;
+  const double scale = max_norm / (norm + 1e-6);
+  return scale < 1 ? scale : 1;
+}
+
+/// The unbiased standard deviation of n numbers by their sum and sum of squares; 0 for n < 2.
+ALKN_HOST_DEVICE inline double unbiased_deviation(double sum, double squares,
+                                                  std::int64_t n) noexcept {
+  if (n < 2) return 0;
+  const auto count = static_cast<double>(n);
+  const double centered = std::fma(-sum, sum / count, squares);
+  return centered > 0 ? std::sqrt(centered / (count - 1)) : (centered <= 0 ? 0 : centered);
+}
+
+// --- the threshold (spec: section 4) ---------------------------------------------------------
+
+/// k = max(5, floor(trim_ratio n)).
+ALKN_HOST_DEVICE inline std::int64_t trim_count(std::int64_t n, double trim_ratio) noexcept {
+  const auto k = static_cast<std::int64_t>(static_cast<double>(n) * trim_ratio);
+  return k < 5 ? 5 : k;
+}
+
+/// Which two order statistics the threshold takes, counted from the largest (1): the k-th largest
+/// and the k-th smallest; the smallest twice where everything is to be trained.
+struct Ranks {
+  std::int64_t low = 0, high = 0;
+};
+ALKN_HOST_DEVICE inline Ranks threshold_ranks(std::int64_t n, double unmask_ratio,
+                                              double trim_ratio) noexcept {
+  if (unmask_ratio >= 1) return {n, n};
+  const std::int64_t k = trim_count(n, trim_ratio);
+  return {n - k + 1, k};
+}
+
+/// eta = hi - (hi - lo) (rho n - k + 1) / (n - 2k + 2), or lo - 1 for rho >= 1; in double, rounded
+/// once to float.
+ALKN_HOST_DEVICE inline float threshold(float low, float high, std::int64_t n, double unmask_ratio,
+                                        double trim_ratio) noexcept {
+  if (unmask_ratio >= 1) return static_cast<float>(static_cast<double>(low) - 1);
+  const auto k = static_cast<double>(trim_count(n, trim_ratio));
+  const auto count = static_cast<double>(n);
+  const double fraction = (std::fma(unmask_ratio, count, -k) + 1) / (std::fma(-2.0, k, count) + 2);
+  const double spread = static_cast<double>(high) - static_cast<double>(low);
+  return static_cast<float>(std::fma(-spread, fraction, static_cast<double>(high)));
+}
+
+/// An integer that orders as the float does, both zeros alike, NaN above all else.
+ALKN_HOST_DEVICE inline std::uint32_t order_key(float x) noexcept {
+  const auto bits = bit_copy<std::uint32_t>(x);
+  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return 0xFFFFFFFFU;
+  if ((bits & 0x7FFFFFFFU) == 0) return 0x80000000U;
+  return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
+}
+ALKN_HOST_DEVICE inline float key_value(std::uint32_t key) noexcept {
+  if (key == 0xFFFFFFFFU) return std::numeric_limits<float>::quiet_NaN();
+  return bit_copy<float>((key & 0x80000000U) != 0 ? key ^ 0x80000000U : ~key);
+}
+
+}  // namespace alkn::kernel

@@ -1,0 +1,174 @@
+// Where the order statistics of the next step must lie: by the last steps, or by a sample.
+//
+// Nothing here decides a result: a prediction that fails is noticed by the counts.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include <alkn/kernel/math.hpp>
+#include <alkn/kernel/passes.hpp>
+#include <alkn/kernel/select.hpp>
+#include <alkn/kernel/tuning.hpp>
+
+namespace alkn::kernel {
+
+struct ThresholdRule {
+  std::int64_t size = 0;
+  double unmask_ratio = 0, trim_ratio = 0;
+
+  [[nodiscard]] Ranks ranks() const { return threshold_ranks(size, unmask_ratio, trim_ratio); }
+  [[nodiscard]] float eta(float low, float high) const {
+    return threshold(low, high, size, unmask_ratio, trim_ratio);
+  }
+};
+
+/// Fills in the threshold's interval from those of the two order statistics.
+inline void bracket_threshold(Pivots& p, const ThresholdRule& rule) {
+  const float corners[4] = {rule.eta(p.low_a, p.high_a), rule.eta(p.low_a, p.high_b),
+                            rule.eta(p.low_b, p.high_a), rule.eta(p.low_b, p.high_b)};
+  p.eta_a = corners[0], p.eta_b = corners[0];
+  for (const float eta : corners) {
+    if (!(std::fabs(eta) <
+          std::numeric_limits<float>::infinity())) {  // no bound: set nothing aside
+      p.eta_a = p.eta_b = std::numeric_limits<float>::infinity();
+      return;
+    }
+    p.eta_a = std::min(p.eta_a, eta), p.eta_b = std::max(p.eta_b, eta);
+  }
+}
+
+/// The interval that holds the rank-th largest of n with the asked certainty, by a sample's keys
+/// (reordered).
+inline void bracket_by_sample(std::uint32_t* keys, std::int64_t num_keys, std::int64_t n,
+                              std::int64_t rank, double sigmas, float& a, float& b) {
+  const auto count = static_cast<double>(num_keys);
+  const double share = (static_cast<double>(rank) - 0.5) / static_cast<double>(n);
+  const double half = sigmas * std::sqrt(count * share * (1 - share)) + 1;
+  const auto from_top = [&](double position) {  // the key at this 0-based position from the largest
+    const auto at = num_keys - 1 - static_cast<std::int64_t>(position);
+    std::nth_element(keys, keys + at, keys + num_keys);
+    const float value = key_value(keys[at]);
+    return value == value ? value : std::numeric_limits<float>::infinity();
+  };
+  const double upper = std::floor(share * count - half);
+  const double lower = std::ceil(share * count + half);
+  b = upper < 0 ? std::numeric_limits<float>::infinity() : from_top(upper);
+  a = lower >= count ? -std::numeric_limits<float>::infinity() : from_top(lower);
+}
+
+inline Pivots pivots_by_sample(std::uint32_t* keys, std::int64_t num_keys,
+                               const ThresholdRule& rule, double sigmas) {
+  Pivots p;
+  const Ranks ranks = rule.ranks();
+  bracket_by_sample(keys, num_keys, rule.size, ranks.low, sigmas, p.low_a, p.low_b);
+  if (ranks.high == ranks.low) {
+    p.high_a = p.low_a, p.high_b = p.low_b;
+  } else {
+    bracket_by_sample(keys, num_keys, rule.size, ranks.high, sigmas, p.high_a, p.high_b);
+  }
+  bracket_threshold(p, rule);
+  return p;
+}
+
+/// One order statistic over the steps: extrapolated linearly, the width by the errors of the last
+/// predictions.
+class Track {
+ public:
+  [[nodiscard]] bool ready() const { return seen_ >= 2; }
+  /// The share of the scores that such an interval should hold, by the last one that was counted.
+  [[nodiscard]] double share(float a, float b) const {
+    return density_ * (static_cast<double>(b) - static_cast<double>(a));
+  }
+  void count(float a, float b, std::int64_t inside, std::int64_t n) {
+    const double width = static_cast<double>(b) - static_cast<double>(a);
+    if (width > 0 && width < 1e38) density_ = static_cast<double>(inside) / static_cast<double>(n) / width;
+  }
+  void bracket(float& a, float& b) const {
+    const float center = value_ + delta_;
+    const auto factor = static_cast<float>(tuning::kWarmErrors);
+    const float half = seen_ == 2 ? 0.5F * std::fabs(delta_) : factor * error_;
+    a = center - half, b = center + half;
+  }
+  void observe(float value) {
+    if (!(std::fabs(value) < std::numeric_limits<float>::infinity())) {
+      seen_ = 0;  // nothing to extrapolate from
+      return;
+    }
+    if (seen_ >= 2) {
+      const float error = std::fabs(value - (value_ + delta_));
+      error_ = std::max(error, seen_ == 2 ? 0.0F : tuning::kErrorDecay * error_);
+    }
+    delta_ = seen_ >= 1 ? value - value_ : 0.0F;
+    value_ = value;
+    seen_ = std::min(seen_ + 1, 3);
+  }
+
+ private:
+  float value_ = 0, delta_ = 0, error_ = 0;
+  double density_ = 0;
+  int seen_ = 0;
+};
+
+/// What is remembered of one tensor's thresholds from step to step.
+class Predictor {
+ public:
+  /// Brackets by the last steps; false where they predict nothing, or less than a sample of
+  /// `num_sampled` would, and a sample has to.
+  [[nodiscard]] bool predict(const ThresholdRule& rule, std::int64_t num_sampled, Pivots& p) const {
+    const Ranks ranks = rule.ranks();
+    if (ranks.low != ranks_.low || ranks.high != ranks_.high) return false;
+    if (!low_.ready() || !high_.ready() || pause_ > 0 || tied_) return false;
+    low_.bracket(p.low_a, p.low_b);
+    high_.bracket(p.high_a, p.high_b);
+    if (!(p.low_a <= p.low_b && p.high_a <= p.high_b)) return false;  // NaN after an overflow
+    const double sampled = 4 * sigmas() * 0.36 / std::sqrt(static_cast<double>(num_sampled));
+    if (low_.share(p.low_a, p.low_b) + high_.share(p.high_a, p.high_b) > sampled) return false;
+    bracket_threshold(p, rule);
+    p.closed = true;
+    return true;
+  }
+  /// Standard deviations for a sampled bracket: more after samples that misled.
+  [[nodiscard]] double sigmas() const { return tuning::kSampleSigmas * widen_; }
+
+  /// What the step's order statistics were.
+  void observe(const ThresholdRule& rule, float low, float high) {
+    const Ranks ranks = rule.ranks();
+    if (ranks.low != ranks_.low || ranks.high != ranks_.high) low_ = high_ = Track();
+    ranks_ = ranks;
+    low_.observe(low), high_.observe(high);
+    if (pause_ > 0) --pause_;
+  }
+  /// Both lay in their intervals.
+  void hit(const SelectedPair& pair, const Pivots& p, std::int64_t n, bool by_sample) {
+    if (!pair.low.tied) low_.count(p.low_a, p.low_b, pair.low.inside, n);
+    if (!pair.high.tied) high_.count(p.high_a, p.high_b, pair.high.inside, n);
+    if (by_sample) {
+      widen_ = std::max(1.0, widen_ * 0.9);
+      tied_ = pair.low.tied || pair.high.tied;
+    } else {
+      penalty_ = std::max(1, penalty_ - 1);
+    }
+  }
+  /// One did not, or too much lay there.
+  void miss(bool by_sample) {
+    if (by_sample) {
+      widen_ = std::min(8.0, widen_ * 1.5);
+    } else {  // trust the last steps again after a while, longer each time
+      penalty_ = std::min(32, penalty_ * 2);
+      pause_ = penalty_;
+    }
+  }
+
+ private:
+  Track low_, high_;
+  Ranks ranks_;  ///< that the two follow
+  double widen_ = 1;
+  int penalty_ = 1;
+  int pause_ = 0;
+  bool tied_ = false;  ///< a heavy value: brackets by a sample count it instead of storing it
+};
+
+}  // namespace alkn::kernel

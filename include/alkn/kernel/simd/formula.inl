@@ -1,0 +1,49 @@
+// The elementwise formulas of a step, once for every instruction set. Each product that meets a sum is a written fma.
+
+/// The numbers of a score, one in every lane.
+struct ScoreLanes {
+  F scale, alignment, penalty, signs;
+};
+ALKN_INLINE ScoreLanes score_lanes(const ScoreNumbers& numbers) {
+  return {set(numbers.scale), set(numbers.alignment), set(numbers.penalty),
+          sign_mask(!numbers.absolute)};
+}
+
+/// m + a d - mu k M with d = g r, or |g| r for the ratio score; g is clipped already (spec: section 3).
+ALKN_INLINE F grown_score(const ScoreLanes& c, F grad, F retain, F score, M in_union) {
+  const F d = mul(bit_and(grad, c.signs), retain);
+  return sub(fma(c.alignment, d, score), keep_if(in_union, c.penalty));
+}
+
+/// The numbers of AdamW, one in every lane.
+struct AdamWLanes {
+  F decay, decay_used, step_size, step_size_used;
+  F beta1, one_minus_beta1, beta2, one_minus_beta2, bias2_sqrt, eps;
+};
+ALKN_INLINE AdamWLanes adamw_lanes(const AdamWNumbers& n) {
+  return {set(n.decay[0]), set(n.decay[1]), set(n.step_size[0]), set(n.step_size[1]),
+          set(n.beta1), set(n.one_minus_beta1), set(n.beta2), set(n.one_minus_beta2),
+          set(n.bias2_sqrt), set(n.eps)};
+}
+
+struct AdamWState {
+  F param, exp_avg, exp_avg_sq;
+};
+/// One AdamW step of one entry (spec: section 6), in the operation order of torch::optim::AdamW.
+ALKN_INLINE AdamWState adamw_step(const AdamWLanes& c, F grad, M in_union, const AdamWState& old) {
+  AdamWState now;
+  now.exp_avg = fma(grad, c.one_minus_beta1, mul(c.beta1, old.exp_avg));
+  now.exp_avg_sq = fma(mul(c.one_minus_beta2, grad), grad, mul(c.beta2, old.exp_avg_sq));
+  const F denominator = add(div(root(now.exp_avg_sq), c.bias2_sqrt), c.eps);
+  const F step_size = blend(in_union, c.step_size_used, c.step_size);
+  const F step = div(mul(step_size, now.exp_avg), denominator);
+  // fma(x, y, +0) is the rounded product, and no compiler may contract it with the subtraction
+  const F decayed = fma(old.param, blend(in_union, c.decay_used, c.decay), set(0.0F));
+  now.param = sub(decayed, step);
+  return now;
+}
+
+/// theta = start - lambda (theta - start) (spec: section 1).
+ALKN_INLINE F negated(F minus_lambda, F param, F start) {
+  return fma(minus_lambda, sub(param, start), start);
+}

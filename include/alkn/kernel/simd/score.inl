@@ -1,0 +1,150 @@
+// The score pass: m grows; what lies inside the brackets is set aside, the rest is counted.
+
+/// Pivots, one in every lane, and the counters that belong to them.
+struct SelectLanes {
+  F low_a, low_b, high_a, high_b, eta_a, eta_b;
+  Counter low_ge_a, low_ge_b, low_gt_b, high_ge_a, high_ge_b, high_gt_b;
+};
+
+ALKN_INLINE SelectLanes select_lanes(const Pivots& p) {
+  return {set(p.low_a), set(p.low_b), set(p.high_a), set(p.high_b), set(p.eta_a), set(p.eta_b),
+          {}, {}, {}, {}, {}, {}};
+}
+
+/// Counts one vector of scores; returns which of them lie in a bracket. Sets `on` where score > eta_b.
+template <bool kClosed>
+ALKN_INLINE M count_scores(SelectLanes& s, F score, M& on) {
+  on = greater(score, s.eta_b);
+  const M unsure = and_not(greater(score, s.eta_a), on);
+  const M low_ge_a = not_less(score, s.low_a);
+  const M high_ge_a = not_less(score, s.high_a);
+  s.low_ge_a.add(low_ge_a);
+  s.high_ge_a.add(high_ge_a);
+  if constexpr (kClosed) {
+    const M in_low = less_equal_where(low_ge_a, score, s.low_b);
+    const M in_high = less_equal_where(high_ge_a, score, s.high_b);
+    return either(either(in_low, in_high), unsure);
+  } else {
+    const M low_gt_b = not_less_equal(score, s.low_b);
+    const M high_gt_b = not_less_equal(score, s.high_b);
+    const M low_ge_b = not_less(score, s.low_b);
+    const M high_ge_b = not_less(score, s.high_b);
+    s.low_ge_b.add(low_ge_b);
+    s.low_gt_b.add(low_gt_b);
+    s.high_ge_b.add(high_ge_b);
+    s.high_gt_b.add(high_gt_b);
+    const M in_low = and_not(not_less_equal(score, s.low_a), low_ge_b);
+    const M in_high = and_not(not_less_equal(score, s.high_a), high_ge_b);
+    return either(either(in_low, in_high), unsure);
+  }
+}
+
+inline void add_counts(const SelectLanes& s, PivotCounts& counts) {
+  counts += {s.low_ge_a.total(),  s.low_ge_b.total(),  s.low_gt_b.total(),
+             s.high_ge_a.total(), s.high_ge_b.total(), s.high_gt_b.total()};
+}
+
+inline std::uint64_t word_at(const std::uint64_t* words, std::int64_t i) {
+  return words != nullptr ? words[i >> 6U] : 0;
+}
+
+/// What is left of `pass` from element i on; the last, partial vector of a word, whose bits are `used` and `mask`.
+inline ScorePass tail_of(const ScorePass& pass, std::int64_t i, const std::uint64_t* used,
+                         std::uint64_t* mask) {
+  ScorePass tail = pass;
+  tail.size -= i;
+  tail.base += i;
+  if (pass.grad != nullptr) tail.grad += i;
+  if (pass.retain != nullptr) tail.retain += i;
+  tail.score_in += i;
+  if (pass.score_out != nullptr) tail.score_out += i;
+  tail.used = used;
+  tail.mask = mask;
+  return tail;
+}
+
+/// How many elements of the word at i whole vectors cover.
+inline int vector_lanes(std::int64_t left) {
+  return left >= 64 ? 64 : static_cast<int>(left) / kWidth * kWidth;
+}
+
+/// What a score pass selects: nothing, or the scores in open or in closed intervals.
+enum class Select { none, open, closed };
+
+/// kGrow: the score grows (else it stands already); kSelect: with counts, candidates and, if it grows, mask bits.
+template <bool kGrow, Select kSelected>
+inline void score_words(const ScorePass& given) {
+  constexpr bool kSelect = kSelected != Select::none;
+  const ScorePass pass = given;  // ours: no store below can change it
+  const ScoreLanes c = score_lanes(pass.numbers);
+  SelectLanes select = select_lanes(pass.pivots);
+  Candidates none;
+  Candidates& found = kSelect ? *pass.candidates : none;
+  float* const values = found.values;
+  std::uint16_t* const indices = found.indices;
+  const std::int64_t capacity = found.capacity;
+  std::int64_t num_found = found.size;
+  for (std::int64_t i = 0; i < pass.size; i += 64) {
+    const std::uint64_t used = kGrow ? word_at(pass.used, i) : 0;
+    const std::int64_t left = pass.size - i;
+    const int lanes = vector_lanes(left);
+    std::uint64_t word = 0, wanted = 0;
+    for (int lane = 0; lane < lanes; lane += kWidth) {
+      F score = load(pass.score_in + i + lane);
+      if constexpr (kGrow) {
+        const F grad = mul(load(pass.grad + i + lane), c.scale);
+        score = grown_score(c, grad, load(pass.retain + i + lane), score, mask_at(used, lane));
+        store(pass.score_out + i + lane, score);
+      }
+      if constexpr (kSelect) {
+        M on;
+        const M inside = count_scores<kSelected == Select::closed>(select, score, on);
+        word |= bits_of(on) << lane;
+        wanted |= bits_of(inside) << lane;
+      }
+    }
+    if constexpr (kSelect) {
+      const float* scores = kGrow ? pass.score_out : pass.score_in;
+      for (; wanted != 0; wanted &= wanted - 1) {
+        const int lane = __builtin_ctzll(wanted);
+        values[num_found] = scores[i + lane];
+        indices[num_found++] = static_cast<std::uint16_t>(pass.base + i + lane);
+      }
+    }
+    if constexpr (kWidth > 1) {
+      if (lanes < 64 && lanes < left) {
+        const std::uint64_t shifted = used >> lanes;
+        std::uint64_t tail_word = 0;
+        found.size = num_found;
+        constexpr auto kSame = static_cast<scalar::Select>(kSelected);
+        scalar::score_words<kGrow, kSame>(tail_of(pass, i + lanes, &shifted, &tail_word));
+        num_found = found.size;
+        word |= tail_word << lanes;
+      }
+    }
+    if constexpr (kSelect) {
+      if constexpr (kGrow) pass.mask[i >> 6U] = word;
+      if (num_found > capacity) {  // what is behind is lost; the slack takes one word's worth
+        num_found = capacity;
+        found.overflow = true;
+      }
+    }
+  }
+  if constexpr (kSelect) {
+    found.size = num_found;
+    add_counts(select, *pass.counts);
+  }
+}
+
+template <bool kGrow>
+inline void select_words(const ScorePass& pass) {
+  if (pass.pivots.closed) {
+    score_words<kGrow, Select::closed>(pass);
+  } else {
+    score_words<kGrow, Select::open>(pass);
+  }
+}
+
+inline void score(const ScorePass& pass) { score_words<true, Select::none>(pass); }
+inline void score_select(const ScorePass& pass) { select_words<true>(pass); }
+inline void rescan(const ScorePass& pass) { select_words<false>(pass); }

@@ -1,0 +1,115 @@
+// What one optimizer step reads and writes: raw pointers and plain numbers, no LibTorch.
+//
+// Every backend that is fed raw pointers (the CPU kernels, the CUDA kernels) takes one `StepTensor`
+// a parameter tensor and one `StepArgs` a step, and returns one `StepResult`. C++17, host and
+// device.
+#pragma once
+
+#include <cstdint>
+
+namespace alkn::kernel {
+
+/// Element type of a parameter, of its gradient (always the parameter's) and of the retain
+/// gradient.
+enum class DType : std::uint8_t { float32, bfloat16, float16 };
+
+/// Which entries the step may move.
+enum class MaskKind : std::uint8_t {
+  none,       ///< all
+  given,      ///< those whose bit is set in `StepTensor::mask`, which the step only reads
+  localized,  ///< those whose score exceeds the threshold; the step writes `StepTensor::mask`
+};
+
+/// How the score m grows (spec: section 3).
+enum class ScoreKind : std::uint8_t {
+  product,  ///< d = g G_r,            m += a d;  `retain` holds G_r
+  ratio,    ///< d = |g| r,            m += d;    `retain` holds r = 1 / (|G_r| + mean|G_r| + 1e-30)
+};
+
+/// The deviation mu of the penalty m -= mu k M.
+enum class PenaltyScale : std::uint8_t {
+  product,   ///< mu = unbiased standard deviation of d over the tensor
+  gradient,  ///< mu = unbiased standard deviation of the clipped g over the tensor
+};
+
+/// What happens to an entry whose mask is off.
+enum class Masked : std::uint8_t {
+  gradient,  ///< its gradient is zero; momentum and decoupled weight decay still move it
+  freeze,    ///< neither the entry nor its moments change
+};
+
+/// What the last pass does with the masked gradient g'.
+enum class Update : std::uint8_t {
+  adamw,     ///< an AdamW step
+  gradient,  ///< g' is written to `StepTensor::grad_out`, for another optimizer to take the step
+};
+
+/// AdamW's numbers for one tensor and step, rounded to fp32 once.
+/// [0]: entries outside the union mask M (all entries without modulation by parameter); [1]:
+/// entries in M.
+struct AdamWNumbers {
+  float decay[2] = {1, 1};      ///< float(1 - lr weight_decay)
+  float step_size[2] = {0, 0};  ///< float(lr / (1 - beta1^step))
+  float beta1 = 0.9F, one_minus_beta1 = 0.1F;
+  float beta2 = 0.999F, one_minus_beta2 = 0.001F;
+  float bias2_sqrt = 1;  ///< float(sqrt(1 - beta2^step))
+  float eps = 1e-8F;
+};
+
+/// One parameter tensor of `size` elements, contiguous. Masks are bit arrays: element i is bit i %
+/// 64 of word i / 64, ceil(size / 64) words, unused bits zero.
+struct StepTensor {
+  std::int64_t size = 0;
+  DType type = DType::float32;         ///< of param and grad
+  DType retain_type = DType::float32;  ///< float32 or bfloat16
+  void* param = nullptr;  ///< [size] type; fp32: stepped in place, else receives the rounded master
+  float* master = nullptr;     ///< [size] fp32 masters of a low-precision parameter, else null
+  const void* grad = nullptr;  ///< [size] type; read only
+  float* grad_out =
+      nullptr;  ///< [size] fp32, Update::gradient only; may be `grad` itself where fp32
+  float* exp_avg = nullptr;      ///< [size] first moment, Update::adamw only
+  float* exp_avg_sq = nullptr;   ///< [size] second moment, Update::adamw only
+  const void* retain = nullptr;  ///< [size] retain_type, see ScoreKind; MaskKind::localized only
+  float* score = nullptr;        ///< [size] m; MaskKind::localized only
+  const std::uint64_t* used =
+      nullptr;  ///< bits of M, the union of the masks of earlier tasks; null: empty
+  std::uint64_t* mask = nullptr;  ///< bits: trained in this step
+  AdamWNumbers adamw;
+
+  // The threshold (MaskKind::localized). size < 10: none is used, every entry is trained.
+  bool learns_threshold =
+      false;            ///< the step computes eta from the new m if StepArgs::threshold_due
+  float threshold = 0;  ///< in: eta in force; out: the new eta if it was learned. Entry on: m > eta
+
+  // Results
+  std::int64_t num_unmasked = 0;  ///< out (localized): entries with m > eta
+  float deviation = 0;            ///< out: mu of this step, zero where `used` is null
+};
+
+/// One step over all tensors.
+struct StepArgs {
+  MaskKind mask = MaskKind::none;
+  ScoreKind score = ScoreKind::product;
+  PenaltyScale penalty_scale = PenaltyScale::product;
+  Masked masked = Masked::gradient;
+  Update update = Update::adamw;
+  double max_norm =
+      0;  ///< clip by global norm: scale = min(1, max_norm / (norm + 1e-6)); 0: no clipping
+  float alignment = 1;  ///< a
+  float penalty = 0;    ///< k
+  bool threshold_due = false;
+  double unmask_ratio = 0.8;  ///< rho in force
+  double trim_ratio = 0.15;   ///< k-th order statistics with k = max(5, floor(trim_ratio n))
+  /// false: a step that neither clips nor takes deviations spares the read of all gradients for
+  /// their norm; the result's norm is 0 then, and nothing is skipped.
+  bool check_finite = true;
+};
+
+/// skipped: the gradient norm was not finite, and nothing was written.
+struct StepResult {
+  double grad_norm = 0;  ///< of all gradients, before clipping
+  double clip_scale = 1;
+  bool skipped = false;
+};
+
+}  // namespace alkn::kernel

@@ -1,0 +1,220 @@
+// Row passes of the token log-probability for one instruction set. No include guard: included by
+// token_log_probability.hpp once for each set, after the set's vector operations.
+//
+// Every sum follows one tree, so that all sets give the same bits: element i of a block goes to
+// accumulator i mod 64, the 64 are folded in halves, the blocks are added in order in double. Every
+// product that meets a sum is a written-out fma.
+
+inline constexpr int kVectors = rows::kGroup / kWidth;  // vectors to a group of 64
+
+/// e^x for x <= 0, below 1 ulp (all 1.1e9 floats tried); 0 below -87, NaN for NaN.
+inline F exp_of_negative(F x) {
+  const F t =
+      fma(x, set(0x1.715476p+0F), set(0x1.8p23F));  // the low bits of t: n = round(x / ln 2)
+  const F n = sub(t, set(0x1.8p23F));
+  F r = fma(n, set(-0x1.62e43p-1F), x);
+  r = fma(n, set(0x1.05c61p-29F), r);
+  F y = set(0x1.6d110ap-10F);  // (e^r - 1 - r) / r^2, interpolated at Chebyshev points
+  y = fma(y, r, set(0x1.120b6ep-7F));
+  y = fma(y, r, set(0x1.55551ap-5F));
+  y = fma(y, r, set(0x1.5554dcp-3F));
+  y = fma(y, r, set(0.5F));
+  y = fma(y, r, set(1.0F));
+  y = fma(y, r, set(1.0F));
+  return keep_if(not_less(x, set(-87.0F)), scale_by_power(y, t));
+}
+
+/// The last, incomplete group of a row, filled up with minus infinity.
+template <class T>
+struct Padded {
+  T values[rows::kGroup];
+
+  Padded(const T* x, std::int64_t size) {
+    for (int i = 0; i < rows::kGroup; ++i) values[i] = i < size ? x[i] : rows::kLowest<T>;
+  }
+};
+
+/// The sum of 64 accumulators.
+inline float fold(F (&sum)[kVectors]) {
+  for (int half = kVectors / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) sum[i] = add(sum[i], sum[i + half]);
+  }
+  float lane[kWidth];
+  store(lane, sum[0]);
+  for (int half = kWidth / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  }
+  return lane[0];
+}
+
+template <class T>
+inline void max_group(const T* x, F (&most)[kVectors]) {
+  for (int k = 0; k < kVectors; ++k) most[k] = larger(read(x + k * kWidth), most[k]);
+}
+
+/// The largest of `size` elements that is not NaN; minus infinity if there is none.
+template <class T>
+inline float block_max(const T* x, std::int64_t size) {
+  F most[kVectors];
+  for (F& m : most) m = set(-std::numeric_limits<float>::infinity());
+  std::int64_t i = 0;
+  for (; i + rows::kGroup <= size; i += rows::kGroup) max_group(x + i, most);
+  if (i < size) max_group(Padded<T>(x + i, size - i).values, most);
+  for (int half = kVectors / 2; half > 0; half /= 2) {
+    for (int k = 0; k < half; ++k) most[k] = larger(most[k], most[k + half]);
+  }
+  float lane[kWidth];
+  store(lane, most[0]);
+  for (int k = 1; k < kWidth; ++k) lane[0] = lane[k] > lane[0] ? lane[k] : lane[0];
+  return lane[0];
+}
+
+template <class T>
+inline void sum_exp_group(const T* x, F shift, F (&sum)[kVectors]) {
+  for (int k = 0; k < kVectors; ++k) {
+    sum[k] = add(sum[k], exp_of_negative(sub(read(x + k * kWidth), shift)));
+  }
+}
+
+/// Sum of e^(x - shift) over `size` elements.
+template <class T>
+inline float block_sum_exp(const T* x, std::int64_t size, float shift) {
+  F sum[kVectors];
+  for (F& s : sum) s = set(0);
+  std::int64_t i = 0;
+  for (; i + rows::kGroup <= size; i += rows::kGroup) sum_exp_group(x + i, set(shift), sum);
+  if (i < size) sum_exp_group(Padded<T>(x + i, size - i).values, set(shift), sum);
+  return fold(sum);
+}
+
+/// One read of the row from memory: maximum and sum block by block, the sum rescaled where the
+/// maximum grows.
+template <class T>
+inline LogSumExp log_sum_exp(const T* x, std::int64_t size) {
+  float most = -std::numeric_limits<float>::infinity();
+  double sum = 0;
+  for (std::int64_t start = 0; start < size; start += rows::kBlock) {
+    const std::int64_t length = size - start < rows::kBlock ? size - start : rows::kBlock;
+    const float block = block_max(x + start, length);
+    double rescale = 1;
+    if (block > most) {
+      rescale = std::exp(static_cast<double>(most) - static_cast<double>(block));
+      most = block;
+    }
+    const bool none =
+        most == -std::numeric_limits<float>::infinity();  // and yet a NaN must be seen
+    const float more = block_sum_exp(x + start, length, none ? 0.0F : most);
+    sum = std::fma(sum, rescale, static_cast<double>(more));
+  }
+  return {static_cast<double>(most), std::log(sum)};
+}
+
+template <bool kPast, class T>
+inline void gradient_group(const T* x, F shift, F scale, T* out) {
+  for (int k = 0; k < kVectors; ++k) {
+    const F y = mul(exp_of_negative(sub(read(x + k * kWidth), shift)), scale);
+    if constexpr (kPast) {
+      write_past(out + k * kWidth, y);
+    } else {
+      write(out + k * kWidth, y);
+    }
+  }
+}
+
+template <bool kPast, class T>
+inline void gradient_groups(const T* x, std::int64_t size, F shift, F scale, T* out) {
+  std::int64_t i = 0;
+  for (; i + rows::kGroup <= size; i += rows::kGroup) {
+    gradient_group<kPast>(x + i, shift, scale, out + i);
+  }
+  if (i < size) {
+    Padded<T> last(x + i, size - i);
+    gradient_group<false>(last.values, shift, scale, last.values);
+    for (std::int64_t k = 0; i + k < size; ++k) out[i + k] = last.values[k];
+  }
+}
+
+/// out = e^(x - max) scale. `bypass`: out will not be read soon, so write it past the caches if it
+/// is aligned.
+template <class T>
+inline void scaled_softmax(const T* x, std::int64_t size, double max, double scale, T* out,
+                           bool bypass) {
+  const F shift = set(static_cast<float>(max));
+  const F factor = set(static_cast<float>(scale));
+  if constexpr (std::is_same_v<T, float>) {  // a vector of 16-bit numbers is half a cache line: no
+                                             // gain
+    if (bypass && reinterpret_cast<std::uintptr_t>(out) % sizeof(F) == 0) {
+      gradient_groups<true>(x, size, shift, factor, out);
+      return;
+    }
+  }
+  gradient_groups<false>(x, size, shift, factor, out);
+}
+
+template <class T>
+inline void divergence_group(const T* ref, const T* x, F ref_shift, F shift, F (&sum)[kVectors]) {
+  for (int k = 0; k < kVectors; ++k) {
+    const F a = sub(read(ref + k * kWidth), ref_shift);
+    const F e = exp_of_negative(a);
+    const F difference = sub(a, sub(read(x + k * kWidth), shift));
+    sum[k] = fma(e, keep_if(not_less_equal(e, set(0)), difference), sum[k]);
+  }
+}
+
+/// Sum of e^(ref - ref_max) ((ref - ref_max) - (x - max)); a term whose first factor is 0 is 0.
+template <class T>
+inline double divergence(const T* ref, const T* x, std::int64_t size, double ref_max, double max) {
+  const F ref_shift = set(static_cast<float>(ref_max));
+  const F shift = set(static_cast<float>(max));
+  double total = 0;
+  for (std::int64_t start = 0; start < size; start += rows::kBlock) {
+    const std::int64_t end = start + rows::kBlock < size ? start + rows::kBlock : size;
+    F sum[kVectors];
+    for (F& s : sum) s = set(0);
+    std::int64_t i = start;
+    for (; i + rows::kGroup <= end; i += rows::kGroup) {
+      divergence_group(ref + i, x + i, ref_shift, shift, sum);
+    }
+    if (i < end) {
+      divergence_group(Padded<T>(ref + i, end - i).values, Padded<T>(x + i, end - i).values,
+                       ref_shift, shift, sum);
+    }
+    total += static_cast<double>(fold(sum));
+  }
+  return total;
+}
+
+template <class T>
+inline void difference_group(const T* ref, const T* x, F ref_shift, F shift, F ref_scale, F scale,
+                             T* out) {
+  for (int k = 0; k < kVectors; ++k) {
+    const F p_ref = mul(exp_of_negative(sub(read(ref + k * kWidth), ref_shift)), ref_scale);
+    const F e = exp_of_negative(sub(read(x + k * kWidth), shift));
+    write(out + k * kWidth, fma(e, scale, p_ref));
+  }
+}
+
+/// out = e^(x - max) scale + e^(ref - ref_max) ref_scale
+template <class T>
+inline void softmax_difference(const T* ref, const T* x, std::int64_t size, double ref_max,
+                               double max, double ref_scale, double scale, T* out) {
+  const F ref_shift = set(static_cast<float>(ref_max));
+  const F shift = set(static_cast<float>(max));
+  const F ref_factor = set(static_cast<float>(ref_scale));
+  const F factor = set(static_cast<float>(scale));
+  std::int64_t i = 0;
+  for (; i + rows::kGroup <= size; i += rows::kGroup) {
+    difference_group(ref + i, x + i, ref_shift, shift, ref_factor, factor, out + i);
+  }
+  if (i < size) {
+    const Padded<T> ref_last(ref + i, size - i);
+    Padded<T> last(x + i, size - i);
+    difference_group(ref_last.values, last.values, ref_shift, shift, ref_factor, factor,
+                     last.values);
+    for (std::int64_t k = 0; i + k < size; ++k) out[i + k] = last.values[k];
+  }
+}
+
+template <class T>
+inline constexpr RowFunctions<T> kRowFunctions{log_sum_exp<T>, scaled_softmax<T>, divergence<T>,
+                                               softmax_difference<T>};

@@ -1,0 +1,91 @@
+// Logits and labels as rows: the label that each position predicts, and the checks on both.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
+#include <c10/util/Exception.h>
+
+#include <cstdint>
+#include <string_view>
+
+namespace alkn {
+
+using at::Tensor;
+
+/// The label of a position that does not count (LibTorch's own ignore_index).
+inline constexpr std::int64_t kIgnoredLabel = -100;
+
+namespace detail {
+
+/// The label that the logits at t predict, labels[b, t + 1]; -100 at the last position.
+/// The only place that shifts labels.
+/// @param labels [B, T] int64  @returns [B, T] int64, contiguous
+inline Tensor next_labels(const Tensor& labels) {
+  const Tensor none = at::full({labels.size(0), 1}, kIgnoredLabel, labels.options());
+  return at::cat({labels.narrow(1, 1, labels.size(1) - 1), none}, 1);
+}
+
+inline bool is_logit_type(at::ScalarType type) {
+  return type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf;
+}
+
+/// The type in which values of `type` are added up and handed to the user.
+inline at::ScalarType wide_type(at::ScalarType type) {
+  return type == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+/// Throws unless `labels` is [B, T] int64 with T >= 1.
+inline void check_labels(std::string_view owner, const Tensor& labels) {
+  TORCH_CHECK_VALUE(labels.defined(), "alkn::", owner,
+                    ": expected labels of shape [B, T], got an undefined tensor (labels)");
+  TORCH_CHECK_VALUE(labels.dim() == 2 && labels.size(1) >= 1, "alkn::", owner,
+                    ": expected labels of shape [B, T] with T >= 1, got ", labels.sizes(),
+                    " (labels)");
+  TORCH_CHECK_TYPE(labels.scalar_type() == at::kLong, "alkn::", owner,
+                   ": expected labels of type Long, got ", labels.scalar_type(), " (labels)");
+}
+
+/// Throws unless `logits` is a dense [B, T, V] tensor of a floating-point type with T and V >= 1.
+inline void check_logits(std::string_view owner, const Tensor& logits, std::string_view where) {
+  TORCH_CHECK_VALUE(logits.defined(), "alkn::", owner,
+                    ": expected logits of shape [B, T, V], got an undefined tensor (", where, ")");
+  TORCH_CHECK_VALUE(logits.layout() == at::kStrided, "alkn::", owner,
+                    ": expected logits of layout Strided, got ", logits.layout(), " (", where, ")");
+  TORCH_CHECK_VALUE(logits.dim() == 3 && logits.size(1) >= 1 && logits.size(2) >= 1,
+                    "alkn::", owner, ": expected logits of shape [B, T, V] with T and V >= 1, got ",
+                    logits.sizes(), " (", where, ")");
+  TORCH_CHECK_TYPE(is_logit_type(logits.scalar_type()), "alkn::", owner,
+                   ": expected logits of type Float, Double, BFloat16 or Half, got ",
+                   logits.scalar_type(), " (", where, ")");
+}
+
+/// Throws unless every label is -100 or in [0, vocabulary). Reads the labels: CPU only.
+inline void check_label_range(std::string_view owner, const Tensor& labels,
+                              std::int64_t vocabulary) {
+  const auto label = labels.accessor<std::int64_t, 2>();
+  for (std::int64_t b = 0; b < labels.size(0); ++b) {
+    for (std::int64_t t = 0; t < labels.size(1); ++t) {
+      const std::int64_t value = label[b][t];
+      TORCH_CHECK_VALUE(value == kIgnoredLabel || (value >= 0 && value < vocabulary),
+                        "alkn::", owner, ": expected a label in [0, ", vocabulary,
+                        ") or -100, got ", value, " (sample ", b, ", position ", t, ")");
+    }
+  }
+}
+
+/// All checks that need no value from another device than the CPU.
+inline void check_logits_and_labels(std::string_view owner, const Tensor& logits,
+                                    const Tensor& labels) {
+  check_logits(owner, logits, "logits");
+  check_labels(owner, labels);
+  TORCH_CHECK_VALUE(labels.size(0) == logits.size(0) && labels.size(1) == logits.size(1),
+                    "alkn::", owner, ": expected labels of shape [", logits.size(0), ", ",
+                    logits.size(1), "], got ", labels.sizes(), " (labels)");
+  TORCH_CHECK_VALUE(labels.device() == logits.device(), "alkn::", owner, ": expected labels on ",
+                    logits.device(), ", where the logits are, got ", labels.device(), " (labels)");
+  if (labels.is_cpu()) check_label_range(owner, labels, logits.size(2));
+}
+
+}  // namespace detail
+}  // namespace alkn

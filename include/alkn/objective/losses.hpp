@@ -1,0 +1,48 @@
+// The plain losses over token log-probabilities: what a retain term and most objectives are made
+// of.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <alkn/objective/token_log_probability.hpp>
+
+namespace alkn {
+namespace detail {
+
+/// Which of the [B, T - 1] log-probabilities count.
+inline Tensor counted_positions(const Tensor& labels) {
+  return labels.narrow(1, 1, labels.size(1) - 1).ne(kIgnoredLabel);
+}
+
+/// Sum over the counted positions divided by their number; 0 where there are none. `values` must be
+/// zero where nothing counts. Sequences are added up first: the same bits for any number of
+/// threads.
+inline Tensor mean_over_counted(const Tensor& values, const Tensor& labels) {
+  const Tensor number = counted_positions(labels).sum().clamp_min(1);
+  return values.sum(1).sum().div(number);
+}
+
+}  // namespace detail
+
+/// Tokens that count in each sequence: labels[b, 1:] other than -100.
+/// @param labels [B, T] int64  @returns [B] int64
+inline Tensor valid_tokens(const Tensor& labels) {
+  detail::check_labels("valid_tokens", labels);
+  return detail::counted_positions(labels).sum(1);
+}
+
+/// Negative log-likelihood, averaged over the tokens that count; 0 with a zero gradient where there
+/// are none.
+/// @param logits [B, T, V]  @param labels [B, T]; both as in `token_log_probability`
+/// @returns a scalar, float or double
+inline Tensor mean_nll(const Tensor& logits, const Tensor& labels) {
+  return detail::mean_over_counted(token_log_probability(logits, labels), labels).neg();
+}
+
+/// Negative log-likelihood of each sequence, the sum over its tokens that count.
+/// @param logits [B, T, V]  @param labels [B, T]; both as in `token_log_probability`
+/// @returns [B], float or double
+inline Tensor sequence_nll(const Tensor& logits, const Tensor& labels) {
+  return token_log_probability(logits, labels).sum(1).neg();
+}
+
+}  // namespace alkn

@@ -1,0 +1,61 @@
+// Negative preference optimisation: ascent that fades out as a sequence becomes unlikely.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/log_sigmoid.h>
+#include <alkn/detail/option.hpp>
+#include <alkn/objective/objective.hpp>
+
+#include <cstdint>
+#include <vector>
+
+namespace alkn {
+
+/// loss = -(2 / beta) mean over sequences of log sigmoid(beta (NLL - NLL before the task)).
+/// Sequences without a valid token are left out of the mean; none at all: 0 with a zero gradient.
+/// Source: Zhang et al. 2024.
+struct NegativePreference {
+  static constexpr const char* kName = "negative_preference";
+  static constexpr bool kRemembers = true;
+
+  template <class Self>
+  struct Options {
+    /// beta, in (0, infinity): towards 0 the loss becomes gradient ascent.
+    ALKN_OPTION(Self, double, beta, 0.1);
+
+   public:
+    template <class Visitor>
+    void visit(Visitor&& visitor) {
+      visitor("beta", this->beta_, detail::Range::positive());
+    }
+    template <class Visitor>
+    void visit(Visitor&& visitor) const {
+      visitor("beta", this->beta_, detail::Range::positive());
+    }
+  };
+
+  /// The NLL of every sequence. @returns B CPU tensors [1], float or double
+  static std::vector<Tensor> remember(const Tensor& logits, const Tensor& labels) {
+    const at::NoGradGuard no_grad;
+    return sequence_nll(logits, labels).cpu().unsqueeze(1).unbind(0);
+  }
+
+  /// @param memory NLL of each sequence as remembered, in the order of the batch  @returns a scalar
+  template <class Opt>
+  static Tensor loss(const Opt& options, const std::vector<Tensor>& memory, const Tensor& logits,
+                     const Tensor& labels) {
+    const Tensor nll = sequence_nll(logits, labels);
+    detail::check_memory("NegativePreference", memory, labels,
+                         [](std::int64_t) { return std::int64_t{1}; });
+    if (memory.empty()) return nll.sum();
+    const Tensor before = at::cat(memory).to(nll.options());
+    const Tensor counted = valid_tokens(labels).gt(0);
+    const Tensor log_sigmoid = at::log_sigmoid(nll.sub(before).mul(options.beta()));
+    const Tensor mean = log_sigmoid.mul(counted).sum().div(counted.sum().clamp_min(1));
+    return mean.mul(-2 / options.beta());
+  }
+};
+
+}  // namespace alkn

@@ -1,0 +1,99 @@
+// log p(label) of every token: the one place that shifts labels and honours -100. Every objective
+// goes through it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <alkn/detail/autograd.hpp>
+#include <alkn/objective/label_rows.hpp>
+#include <alkn/objective/token_log_probability_aten.hpp>
+#include <alkn/objective/token_log_probability_cpu.hpp>
+
+#include <cmath>
+#include <cstdint>
+#include <string_view>
+
+namespace alkn {
+namespace detail {
+
+/// Throws where the log-sum-exp of a counted row is not a number, or infinite. Reads values: CPU
+/// only.
+/// @param next [B, T]  @param stats [2, B, T]  @param what for example "logits"
+inline void check_log_sum_exp(std::string_view owner, const Tensor& next, const Tensor& stats,
+                              std::string_view what) {
+  const Tensor sum = stats.select(0, 0).add(stats.select(0, 1)).to(at::kDouble);
+  const double* value = sum.const_data_ptr<double>();
+  const std::int64_t* label = next.const_data_ptr<std::int64_t>();
+  for (std::int64_t row = 0; row < next.numel(); ++row) {
+    TORCH_CHECK_VALUE(label[row] == kIgnoredLabel || std::isfinite(value[row]), "alkn::", owner,
+                      ": expected ", what, " with a finite log-sum-exp, got ",
+                      std::isnan(value[row]) ? "nan" : (value[row] > 0 ? "inf" : "-inf"),
+                      " (sample ", row / next.size(1), ", position ", row % next.size(1), ")");
+  }
+}
+
+/// Second derivatives are not written: say so rather than return wrong ones.
+inline void refuse_create_graph(std::string_view owner) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), "alkn::", owner,
+                              ": expected a backward pass without create_graph, got one with it "
+                              "(second derivatives are not available)");
+}
+
+struct TokenLogProbability : torch::autograd::Function<TokenLogProbability> {
+  static constexpr const char* kName = "token_log_probability";
+
+  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& logits,
+                        const Tensor& labels) {
+    const Tensor next = next_labels(labels);
+    const auto wide = logits.options().dtype(wide_type(logits.scalar_type()));
+    const Tensor log_p = at::zeros(next.sizes(), wide);
+    const Tensor stats = at::zeros({2, next.size(0), next.size(1)}, wide);
+    if (logits.is_cpu()) {
+      cpu_log_probability(logits, next, log_p, stats);
+      check_log_sum_exp(kName, next, stats, "logits");
+    } else {
+      aten_log_probability(logits, next, log_p, stats);
+    }
+    ctx->save_for_backward({logits, next, stats});
+    return log_p.narrow(1, 0, next.size(1) - 1).contiguous();
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 const torch::autograd::variable_list& grads) {
+    refuse_create_graph(kName);
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &logits = saved[0], &next = saved[1], &stats = saved[2];
+    const Tensor grad_out = at::zeros(next.sizes(), stats.options());
+    grad_out.narrow(1, 0, next.size(1) - 1).copy_(grads[0]);
+    const Tensor grad = at::empty(logits.sizes(), logits.options());
+    if (logits.is_cpu()) {
+      ask_for_huge_pages(grad);
+      cpu_gradient(logits, next, grad_out, stats, grad);
+    } else {
+      aten_gradient(logits, next, grad_out, stats, grad);
+    }
+    return {grad, Tensor()};
+  }
+};
+
+}  // namespace detail
+
+/// The log-probability of every label under the logits of the position before it:
+/// out[b, t] = log softmax(logits[b, t])[labels[b, t + 1]], exactly 0 where labels[b, t + 1] is
+/// -100.
+/// @param logits [B, T, V] float, double, bfloat16 or half, any device; never written to
+/// @param labels [B, T] int64 on the same device, in [0, V) or -100; labels[:, 0] predict nothing
+/// @returns [B, T - 1] float (double for double logits); differentiable once by the logits
+/// @throws c10::ValueError or c10::TypeError on a wrong shape, type or device; on the CPU also on a
+/// label outside the vocabulary and on a row whose log-sum-exp is not finite (a NaN). Elsewhere a
+/// check would wait for the device: such a row is NaN, and so is its gradient. Same bits for any
+/// number of threads. Saves the logits and two numbers a row; the backward pass builds one [B, T,
+/// V] tensor, the gradient. Rows without a label are not read, and their gradient is zero.
+inline Tensor token_log_probability(const Tensor& logits, const Tensor& labels) {
+  detail::check_logits_and_labels(detail::TokenLogProbability::kName, logits, labels);
+  return detail::TokenLogProbability::apply(logits, labels);
+}
+
+}  // namespace alkn

@@ -1,0 +1,307 @@
+// alkn::AdamW: torch::optim::AdamW's update in one fused pass, fp32 masters for low-precision
+// parameters.
+#pragma once
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
+#include <torch/arg.h>
+#include <torch/optim/optimizer.h>
+#include <alkn/detail/backend.hpp>
+#include <alkn/detail/masters.hpp>
+#include <alkn/detail/named_parameters.hpp>
+#include <alkn/detail/option.hpp>
+#include <alkn/detail/step_runner.hpp>
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace alkn {
+
+/// Options of alkn::AdamW, with LibTorch's names and defaults.
+struct AdamWOptions : torch::optim::OptimizerCloneableOptions<AdamWOptions> {
+  AdamWOptions(double lr = 1e-3) : lr_(lr) {}  // NOLINT(google-explicit-constructor): as LibTorch's
+  using betas_t = std::tuple<double, double>;
+  /// Learning rate, [0, inf).
+  TORCH_ARG(double, lr) = 1e-3;
+  /// Decay of the two moments, each in [0, 1).
+  TORCH_ARG(betas_t, betas) = {0.9, 0.999};
+  /// Added to the denominator, [0, inf).
+  TORCH_ARG(double, eps) = 1e-8;
+  /// Decoupled weight decay, [0, inf): theta *= 1 - lr weight_decay.
+  TORCH_ARG(double, weight_decay) = 1e-2;
+  /// Whether tensors of fewer than two dimensions (biases, normalisation weights) decay too.
+  TORCH_ARG(bool, decay_vectors) = false;
+
+ public:
+  [[nodiscard]] double get_lr() const override { return lr(); }
+  void set_lr(double new_lr) override { lr(new_lr); }
+
+  /// Throws c10::ValueError for a value out of range. @param where for example "group 2", or empty
+  void validate(std::string_view where = {}) const {
+    using detail::Range;
+    detail::check_range("AdamW", "lr", lr_, Range::non_negative(), where);
+    detail::check_range("AdamW", "betas[0]", std::get<0>(betas_), Range::closed_open(0, 1), where);
+    detail::check_range("AdamW", "betas[1]", std::get<1>(betas_), Range::closed_open(0, 1), where);
+    detail::check_range("AdamW", "eps", eps_, Range::non_negative(), where);
+    detail::check_range("AdamW", "weight_decay", weight_decay_, Range::non_negative(), where);
+  }
+};
+
+/// What a group of alkn::AdamW sets for itself, with the meanings and ranges of AdamWOptions;
+/// everything unset follows the defaults.
+struct AdamWOverrides {
+  using betas_t = AdamWOptions::betas_t;
+  TORCH_ARG(std::optional<double>, lr);
+  TORCH_ARG(std::optional<betas_t>, betas);
+  TORCH_ARG(std::optional<double>, eps);
+  /// Setting it makes every tensor of the group decay, vectors too, unless `decay_vectors` says
+  /// otherwise.
+  TORCH_ARG(std::optional<double>, weight_decay);
+  TORCH_ARG(std::optional<bool>, decay_vectors);
+
+ public:
+  /// The complete options of the group.
+  [[nodiscard]] AdamWOptions merged(AdamWOptions options) const {
+    if (lr_) options.lr(*lr_);
+    if (betas_) options.betas(*betas_);
+    if (eps_) options.eps(*eps_);
+    if (weight_decay_) options.weight_decay(*weight_decay_).decay_vectors(true);
+    if (decay_vectors_) options.decay_vectors(*decay_vectors_);
+    return options;
+  }
+};
+
+/// State of one parameter. exp_avg, exp_avg_sq: [shape] fp32 (double for double).
+struct AdamWParamState : torch::optim::OptimizerCloneableParamState<AdamWParamState> {
+  TORCH_ARG(std::int64_t, step) = 0;
+  TORCH_ARG(Tensor, exp_avg);
+  TORCH_ARG(Tensor, exp_avg_sq);
+};
+
+class AdamW;
+
+namespace detail {
+
+/// What reads and writes LibTorch's archives; set by including alkn/optim/archive.hpp anywhere in
+/// the program.
+struct ArchiveTable {
+  void (*save)(torch::serialize::OutputArchive& archive, const AdamW& optimizer);
+  void (*load)(torch::serialize::InputArchive& archive, AdamW& optimizer);
+};
+inline std::atomic<const ArchiveTable*> archive_table{nullptr};
+
+inline const ArchiveTable& need_archive_table() {
+  const ArchiveTable* table = archive_table.load();
+  TORCH_CHECK(
+      table != nullptr,
+      "alkn::AdamW: expected alkn/optim/archive.hpp to be included somewhere in the program ",
+      "for LibTorch's archives, got none");
+  return *table;
+}
+
+struct AdamWArchive;
+
+}  // namespace detail
+
+/// AdamW with decoupled weight decay (Loshchilov & Hutter 2019), one fused pass over the weights:
+///
+///     m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
+///     theta = theta (1 - lr wd) - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+///
+/// bfloat16 and half parameters are stepped through fp32 masters. From equal state a step differs
+/// from torch::optim::AdamW's by at most 4 eps max(|theta|, lr): the second moment is summed in one.
+/// Gradients that are not finite are taken as they are, as LibTorch's does; an Unlearner's task
+/// skips such a step. Cost: 28 bytes of memory traffic an fp32 parameter; no allocation
+/// after the first step.
+class AdamW : public torch::optim::Optimizer {
+ public:
+  /// Groups with AdamWOptions of their own, complete in themselves, or with none: `defaults`.
+  /// @throws c10::ValueError for an option out of range, an empty list, a parameter that comes
+  /// twice,
+  ///   overlapping storage, a sparse, complex or integer parameter
+  explicit AdamW(const std::vector<torch::optim::OptimizerParamGroup>& groups,
+                 AdamWOptions defaults = {}, Backend backend = Backend::automatic)
+      : Optimizer(groups, std::make_unique<AdamWOptions>(defaults)), backend_(backend) {
+    defaults.validate();
+    check_list();
+    check_groups();
+  }
+  /// One group, for example of a model's parameters().
+  explicit AdamW(std::vector<Tensor> params, AdamWOptions defaults = {},
+                 Backend backend = Backend::automatic)
+      : AdamW({torch::optim::OptimizerParamGroup(std::move(params))}, defaults, backend) {}
+
+  /// One step with the gradients that are there; a parameter whose gradient is undefined is left
+  /// alone.
+  /// @return the closure's loss, or an undefined tensor
+  Tensor step(LossClosure closure = nullptr) override {
+    Tensor loss;
+    if (closure) {
+      const at::AutoGradMode with_grad(true);
+      loss = closure();
+    }
+    const at::NoGradGuard no_grad;
+    check_groups();
+    slots_.resize(0);
+    for (auto& group : param_groups_) {
+      for (Tensor& param : group.params())
+        slots_.push_back(plain_slot(param, group_options(group)));
+    }
+    if (slots_.empty()) return loss;
+    kernel::StepArgs args;
+    args.check_finite = false;  // it would cost one more pass over the gradients
+    take_step(slots_, args, resolve_backend_of_all());
+    for (detail::StepSlot& slot : slots_)
+      slot = detail::StepSlot{};  // holds no gradient beyond the step
+    return loss;
+  }
+
+  /// Moments, masters and options, by position. Needs alkn/optim/archive.hpp in the program, which
+  /// is apart because LibTorch's archives double the time to compile.
+  void save(torch::serialize::OutputArchive& archive) const override {
+    detail::need_archive_table().save(archive, *this);
+  }
+  /// Replaces the state by what was saved of as many parameters of these shapes; else throws and
+  /// changes nothing.
+  void load(torch::serialize::InputArchive& archive) override {
+    detail::need_archive_table().load(archive, *this);
+  }
+
+ protected:
+  static const AdamWOptions& group_options(const torch::optim::OptimizerParamGroup& group) {
+    return static_cast<const AdamWOptions&>(group.options());
+  }
+
+  /// A slot with all that a plain AdamW step needs. Creates the moments of a parameter with a
+  /// gradient.
+  detail::StepSlot plain_slot(const Tensor& param, const AdamWOptions& options) {
+    detail::StepSlot slot;
+    slot.param = param;
+    if (!param.grad().defined()) return slot;
+    slot.grad = param.grad();
+    slot.master = masters_.get(param);
+    const AdamWParamState& state = state_of(param);
+    slot.exp_avg = state.exp_avg();
+    slot.exp_avg_sq = state.exp_avg_sq();
+    slot.adamw.lr = slot.adamw.lr_used = options.lr();
+    std::tie(slot.adamw.beta1, slot.adamw.beta2) = options.betas();
+    slot.adamw.eps = options.eps();
+    slot.adamw.weight_decay =
+        param.dim() >= 2 || options.decay_vectors() ? options.weight_decay() : 0;
+    slot.adamw.step = state.step() + 1;
+    return slot;
+  }
+
+  /// Runs the step and, unless it was skipped, counts it.
+  kernel::StepResult take_step(std::vector<detail::StepSlot>& slots, const kernel::StepArgs& args,
+                               Backend backend) {
+    const kernel::StepResult result = runner_.run(slots, args, backend);
+    if (!result.skipped) {
+      std::size_t i = 0;
+      for (auto& group : param_groups_) {
+        for (Tensor& param : group.params()) {
+          if (!slots[i++].grad.defined()) continue;
+          AdamWParamState& state = state_of(param);
+          state.step(state.step() + 1);
+          masters_.agree(param);
+        }
+      }
+    }
+    return result;
+  }
+
+  /// Throws for group options out of range, and for a parameter, gradient or state that does not
+  /// fit any more.
+  void check_groups() const {
+    for (std::size_t g = 0; g < param_groups_.size(); ++g) {
+      const auto* options = dynamic_cast<const AdamWOptions*>(&param_groups_[g].options());
+      TORCH_CHECK_VALUE(
+          options, "alkn::AdamW: expected alkn::AdamWOptions, got options of another class (group ",
+          g, ")");
+      options->validate(fmt::format("group {}", g));
+      for (std::size_t k = 0; k < param_groups_[g].params().size(); ++k) check_tensors(g, k);
+    }
+  }
+
+  detail::Masters masters_;
+  detail::StepRunner runner_;
+  Backend backend_ = Backend::automatic;
+
+ private:
+  friend struct detail::AdamWArchive;
+
+  AdamWParamState& state_of(const Tensor& param) {
+    auto& entry = state_[param.unsafeGetTensorImpl()];
+    if (!entry) {
+      auto fresh = std::make_unique<AdamWParamState>();
+      const auto options = param.options().dtype(detail::state_dtype(param)).requires_grad(false);
+      fresh->exp_avg(at::zeros(param.sizes(), options))
+          .exp_avg_sq(at::zeros(param.sizes(), options));
+      entry = std::move(fresh);
+    }
+    return static_cast<AdamWParamState&>(*entry);
+  }
+
+  /// Throws for an empty list, a tensor that cannot be stepped, one that comes twice, overlapping
+  /// storage.
+  void check_list() const {
+    std::vector<NamedParameter> all;
+    for (std::size_t g = 0; g < param_groups_.size(); ++g) {
+      for (std::size_t k = 0; k < param_groups_[g].params().size(); ++k) {
+        all.push_back({fmt::format("group {}, position {}", g, k), param_groups_[g].params()[k]});
+      }
+    }
+    const auto once = detail::collect_parameters("AdamW", all);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      TORCH_CHECK_VALUE(i < once.size() && once[i].name == all[i].name,
+                        "alkn::AdamW: expected every parameter once, got a duplicate parameter (",
+                        all[i].name, ")");
+    }
+  }
+
+  void check_tensors(std::size_t group, std::size_t position) const {
+    const Tensor& param = param_groups_[group].params()[position];
+    const auto fits = [&](const Tensor& t, at::ScalarType type) {
+      return t.sizes() == param.sizes() && t.scalar_type() == type && t.device() == param.device();
+    };
+    if (!detail::is_steppable(param)) {
+      detail::check_parameter("AdamW",
+                              {fmt::format("group {}, position {}", group, position), param});
+    }
+    const auto found = state_.find(param.unsafeGetTensorImpl());
+    if (found != state_.end()) {
+      const Tensor& held = static_cast<const AdamWParamState&>(*found->second).exp_avg();
+      TORCH_CHECK_VALUE(fits(held, detail::state_dtype(param)),
+                        "alkn::AdamW: expected a parameter of shape ", held.sizes(), " on ",
+                        held.device(), " as at its first step, got ", param.scalar_type(), " ",
+                        param.sizes(), " on ", param.device(), " (group ", group, ", position ",
+                        position, ")");
+    }
+    const Tensor& grad = param.grad();
+    if (!grad.defined()) return;
+    TORCH_CHECK_VALUE(grad.layout() == at::kStrided,
+                      "alkn::AdamW: expected a dense gradient, got layout ", grad.layout(),
+                      " (group ", group, ", position ", position, ")");
+    TORCH_CHECK_VALUE(fits(grad, param.scalar_type()), "alkn::AdamW: expected a gradient of ",
+                      param.scalar_type(), " ", param.sizes(), " on ", param.device(), ", got ",
+                      grad.scalar_type(), " ", grad.sizes(), " on ", grad.device(), " (group ",
+                      group, ", position ", position, ")");
+  }
+
+  Backend resolve_backend_of_all() const {
+    detail::CommonBackend common(backend_, "AdamW");
+    for (const auto& group : param_groups_) {
+      for (const Tensor& param : group.params()) common.add(param, "");
+    }
+    return common.get();
+  }
+
+  std::vector<detail::StepSlot> slots_;
+};
+
+}  // namespace alkn

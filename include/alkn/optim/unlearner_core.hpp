@@ -1,0 +1,183 @@
+// What every method does, whatever its policies are: the parameters by name, the step, the task as
+// a transaction. Not a template, so that it is compiled once for all methods of a program.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
+#include <torch/optim/optimizer.h>
+#include <alkn/continual/task_state.hpp>
+#include <alkn/detail/autograd.hpp>
+#include <alkn/detail/backend.hpp>
+#include <alkn/detail/bits.hpp>
+#include <alkn/detail/masters.hpp>
+#include <alkn/detail/named_parameters.hpp>
+#include <alkn/detail/step_runner.hpp>
+#include <alkn/optim/masks.hpp>
+#include <alkn/optim/options.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace alkn::detail {
+
+/// A method's options and policies as plain values.
+struct MethodSettings {
+  std::string owner = "Unlearner";  ///< the class in error texts
+  double max_norm = 1, lr_decay = 1;
+  RetainTerm retain_term = RetainTerm::none;
+  double retain_weight = 1;
+  bool rollback = false, start_on_host = false;
+  Backend backend = Backend::automatic;
+  kernel::MaskKind mask = kernel::MaskKind::none;
+  LocalizedSettings localized;
+  Masked masked = Masked::gradient;
+  std::vector<NamedParameter> given;
+  bool negates = false;
+  double negation = 1, negation_decay = 1;
+  bool remembers = false;
+};
+
+/// The base optimizer, as the core needs it. `fused`: alkn::AdamW, whose whole step is one kernel
+/// call.
+class BaseAdapter {
+ public:
+  virtual torch::optim::Optimizer& optimizer() = 0;
+  virtual bool fused() const = 0;
+  virtual Masters& masters() = 0;
+  virtual StepRunner& runner() = 0;
+  /// fused: a slot with gradient, moments and hyperparameters
+  virtual StepSlot plain_slot(const Tensor& param, std::size_t group) = 0;
+  /// fused: runs the kernels and counts the step
+  virtual kernel::StepResult fused_step(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
+                                        Backend backend) = 0;
+  /// Base::step(nullptr)
+  virtual void base_step() = 0;
+  /// Throws for a group option that is out of range.
+  virtual void check_options() const = 0;
+  /// What the base's constructor makes of the groups as they are: nothing, or what Adagrad cannot
+  /// step without.
+  virtual OptimizerState fresh_state() = 0;
+
+ protected:
+  ~BaseAdapter() = default;
+};
+
+/// While it lives, a foreign base's param_groups hold the fp32 masters with fp32 gradients in place
+/// of the low-precision parameters, so that the base's arithmetic and state are fp32.
+class SwapMasters {
+ public:
+  /// @param optimizer null: nothing is swapped
+  /// @param gradients per parameter in group order; undefined: the parameter's own gradient in fp32
+  SwapMasters(torch::optim::Optimizer* optimizer, Masters& masters,
+              const std::vector<Tensor>& gradients)
+      : masters_(masters) {
+    if (optimizer == nullptr) return;
+    std::size_t i = 0;
+    for (auto& group : optimizer->param_groups()) {
+      for (Tensor& param : group.params()) {
+        const std::size_t index = i++;
+        Tensor master = masters.get(param);
+        if (!master.defined()) continue;
+        Tensor grad = index < gradients.size() ? gradients[index] : Tensor();
+        if (!grad.defined() && param.grad().defined()) grad = param.grad().to(at::kFloat);
+        master.mutable_grad() = param.grad().defined() ? grad : Tensor();
+        swapped_.push_back({&param, master});
+      }
+    }
+    for (auto& [place, other] : swapped_) std::swap(*place, other);  // nothing throws any more
+  }
+  ~SwapMasters() {
+    for (auto& [place, original] : swapped_) {
+      place->mutable_grad().reset();
+      *place = original;
+    }
+  }
+  SwapMasters(const SwapMasters&) = delete;
+  SwapMasters& operator=(const SwapMasters&) = delete;
+
+  /// Rounds the masters of the parameters that had a gradient into them.
+  void write_back() {
+    const at::NoGradGuard no_grad;
+    for (auto& [place, original] : swapped_) {
+      if (!place->grad().defined()) continue;
+      original.copy_(*place);
+      masters_.agree(original);
+    }
+  }
+
+ private:
+  Masters& masters_;
+  std::vector<std::pair<Tensor*, Tensor>> swapped_;
+};
+
+class UnlearnerCore {
+ public:
+  UnlearnerCore(BaseAdapter& base, MethodSettings settings,
+                const std::vector<NamedParameter>& params);
+
+  // the optimizer
+  void plain_step();
+  void task_step();
+  void add_parameters(const std::vector<NamedParameter>& params,
+                      std::unique_ptr<torch::optim::OptimizerOptions> options);
+
+  // the task protocol; see alkn::Task
+  std::int64_t begin_task(const TaskOptions& options);
+  void remember(std::int64_t id, Tensor values, std::int64_t num_tokens);
+  void accumulate_retain_gradient(const Tensor& loss);
+  void swap_start(bool in);
+  TaskReport end_task(double lambda, bool reduced = false);
+  TaskReport end_task(const std::function<double()>& judge, double bound, int iterations);
+  void abandon(bool must_restore);
+
+  [[nodiscard]] bool in_task() const noexcept { return task_ != nullptr; }
+  [[nodiscard]] bool holds_start() const noexcept {
+    return settings_.negates || settings_.rollback;
+  }
+  [[nodiscard]] double task_lambda() const;
+  /// The running task; throws unless it is the one numbered `serial`.
+  TaskState& task(std::int64_t serial, const char* call);
+
+  BaseAdapter& base_;
+  MethodSettings settings_;
+  std::vector<ParameterState> parameters_;  ///< in the order of param_groups
+  std::unique_ptr<TaskState> task_;
+  std::int64_t num_tasks_ = 0;  ///< ended ones
+  std::int64_t next_serial_ = 1;
+
+ private:
+  void match_parameters(const std::vector<NamedParameter>& named);
+  void take_given_masks();
+  void check_parameters(bool gradients);
+  Backend backend() const;
+  void start_training();
+  void rank_by_use();
+  void finish_retain_gradient(ParameterState& p) const;
+  void fill_slot(ParameterState& p, StepSlot& slot);
+  kernel::StepArgs step_args();
+  std::int64_t num_trained(const ParameterState& p, const StepSlot& slot) const;
+  void foreign_step();
+  void advance(const kernel::StepResult& result);
+  void apply_lambda(double lambda, const std::vector<Tensor>& tuned);
+  TaskReport report(double lambda, bool reduced) const;
+  void close(bool keep_state);
+  /// The base's state as if no step had been taken, of the masters where the model is of low
+  /// precision.
+  OptimizerState fresh_state();
+  [[nodiscard]] Tensor live(const ParameterState& p) {
+    const Tensor master = base_.masters().get(p.param);
+    return master.defined() ? master : p.param;
+  }
+
+  std::vector<StepSlot> slots_;
+  std::vector<Tensor> gradients_;  ///< g' of low-precision parameters, for SwapMasters
+};
+
+}  // namespace alkn::detail
+
+#include <alkn/optim/unlearner_core_step.hpp>
+#include <alkn/optim/unlearner_core_task.hpp>

@@ -1,0 +1,349 @@
+// The step of UnlearnerCore: check, gather, run the backend, let a foreign base follow. Included by
+// unlearner_core.hpp.
+#pragma once
+
+#include <ATen/ops/where.h>
+#include <alkn/optim/unlearner_core.hpp>
+
+#include <algorithm>
+#include <numeric>
+#include <unordered_map>
+#include <utility>
+
+namespace alkn::detail {
+
+inline UnlearnerCore::UnlearnerCore(BaseAdapter& base, MethodSettings settings,
+                                    const std::vector<NamedParameter>& params)
+    : base_(base), settings_(std::move(settings)) {
+  TORCH_CHECK_VALUE(settings_.masked == Masked::gradient || base_.fused(),
+                    "alkn::", settings_.owner,
+                    ": expected alkn::AdamW as Base for Masked::freeze, got another optimizer");
+  match_parameters(params);
+  take_given_masks();
+  for (const ParameterState& p : parameters_) {
+    resolve_backend(settings_.backend, p.param, settings_.owner, p.name);
+  }
+  if (!base_.fused()) base_.optimizer().state() = fresh_state();
+}
+
+inline OptimizerState UnlearnerCore::fresh_state() {
+  if (base_.fused()) return {};
+  const SwapMasters swap(&base_.optimizer(), base_.masters(), {});
+  return base_.fresh_state();
+}
+
+inline std::string place(const ParameterState& p) {
+  return fmt::format("group {}, parameter \"{}\"", p.group, p.name);
+}
+
+inline std::string describe(const Tensor& t) {
+  return c10::str(t.scalar_type(), " ", t.sizes(), " on ", t.device());
+}
+
+/// Names every parameter of param_groups by its TensorImpl.
+inline void UnlearnerCore::match_parameters(const std::vector<NamedParameter>& named) {
+  std::unordered_map<const void*, std::string> names;
+  for (const NamedParameter& p : named) names.emplace(p.tensor.unsafeGetTensorImpl(), p.name);
+  for (const ParameterState& p : parameters_) names.emplace(p.param.unsafeGetTensorImpl(), p.name);
+  std::vector<ParameterState> matched;
+  const auto& groups = base_.optimizer().param_groups();
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (const Tensor& param : groups[g].params()) {
+      ParameterState state;
+      state.name = names.at(param.unsafeGetTensorImpl());
+      state.param = param;
+      state.group = g;
+      state.shape = at::DimVector(param.sizes());
+      state.dtype = param.scalar_type();
+      state.device = param.device();
+      matched.push_back(std::move(state));
+    }
+  }
+  parameters_ = std::move(matched);
+}
+
+inline void UnlearnerCore::take_given_masks() {
+  if (settings_.mask != kernel::MaskKind::given) return;
+  std::unordered_map<std::string, Tensor> masks;
+  for (const NamedParameter& m : settings_.given) masks.emplace(m.name, m.tensor);
+  for (ParameterState& p : parameters_) {
+    const auto found = masks.find(p.name);
+    const Tensor mask =
+        found == masks.end()
+            ? at::ones(p.shape, p.param.options().dtype(at::kBool).requires_grad(false))
+            : found->second;
+    TORCH_CHECK_VALUE(
+        mask.defined() && mask.scalar_type() == at::kBool && mask.sizes() == p.param.sizes(),
+        "alkn::", settings_.owner, ": expected a mask of Bool ", p.param.sizes(), ", got ",
+        mask.defined() ? c10::str(mask.scalar_type(), " ", mask.sizes())
+                       : std::string("an undefined tensor"),
+        " (", place(p), ")");
+    p.given = pack_bits(mask.to(p.device));
+    p.num_given = count_bits(p.given);
+    masks.erase(p.name);
+  }
+  TORCH_CHECK_VALUE(masks.empty(), "alkn::", settings_.owner,
+                    ": expected masks of parameters only, got one of an unknown parameter \"",
+                    masks.begin()->first, "\"");
+}
+
+/// Throws unless param_groups hold the parameters that were named, unchanged in shape, dtype and
+/// device.
+inline void UnlearnerCore::check_parameters(bool gradients) {
+  const auto& groups = base_.optimizer().param_groups();
+  std::size_t i = 0;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    for (std::size_t k = 0; k < groups[g].params().size(); ++k, ++i) {
+      const Tensor& param = groups[g].params()[k];
+      TORCH_CHECK_VALUE(i < parameters_.size() && param.is_same(parameters_[i].param),
+                        "alkn::", settings_.owner,
+                        ": expected the parameters that were named, got one without a name; use "
+                        "add_named_parameters (group ",
+                        g, ", position ", k, ")");
+      const ParameterState& p = parameters_[i];
+      TORCH_CHECK_VALUE(param.sizes() == at::IntArrayRef(p.shape) &&
+                            param.scalar_type() == p.dtype && param.device() == p.device,
+                        "alkn::", settings_.owner, ": expected ", p.dtype, " ",
+                        at::IntArrayRef(p.shape), " on ", p.device, " as at construction, got ",
+                        describe(param), " (", place(p), ")");
+      if (!gradients || !param.grad().defined()) continue;
+      const Tensor& grad = param.grad();
+      TORCH_CHECK_VALUE(grad.layout() == at::kStrided, "alkn::", settings_.owner,
+                        ": expected a dense gradient, got layout ", grad.layout(), " (", place(p),
+                        ")");
+      TORCH_CHECK_VALUE(grad.sizes() == param.sizes() && grad.scalar_type() == p.dtype &&
+                            grad.device() == p.device,
+                        "alkn::", settings_.owner, ": expected a gradient of ", describe(param),
+                        ", got ", describe(grad), " (", place(p), ")");
+    }
+  }
+  TORCH_CHECK_VALUE(i == parameters_.size(), "alkn::", settings_.owner, ": expected ",
+                    parameters_.size(), " parameters, got ", i);
+}
+
+inline Backend UnlearnerCore::backend() const {
+  CommonBackend common(settings_.backend, settings_.owner);
+  for (const ParameterState& p : parameters_) common.add(p.param, p.name);
+  return common.get();
+}
+
+/// A step outside a task: the base's own, on fp32 masters where the model is of low precision.
+inline void UnlearnerCore::plain_step() {
+  check_parameters(true);
+  if (base_.fused()) {
+    base_.base_step();
+    return;
+  }
+  SwapMasters swap(&base_.optimizer(), base_.masters(), {});
+  base_.base_step();
+  swap.write_back();
+}
+
+/// Entries that a step trained.
+inline std::int64_t UnlearnerCore::num_trained(const ParameterState& p,
+                                               const StepSlot& slot) const {
+  if (settings_.mask == kernel::MaskKind::localized) return slot.num_unmasked;
+  return settings_.mask == kernel::MaskKind::given ? p.num_given : p.param.numel();
+}
+
+/// A step of the running task.
+inline void UnlearnerCore::task_step() {
+  const at::NoGradGuard no_grad;
+  TaskState& task = *task_;
+  TORCH_CHECK(!task.swapped, "alkn::", settings_.owner,
+              ": expected the fine-tuned weights in the model, got a step inside the scope of "
+              "start_weights()");
+  TORCH_CHECK(!task.judging, "alkn::", settings_.owner,
+              ": expected a step outside the judge of end(), got it inside");
+  TORCH_CHECK(task.done < task.announced, "alkn::", settings_.owner, ": expected at most ",
+              task.announced, " steps as announced to begin_task, got one more (task ", num_tasks_,
+              ")");
+  check_parameters(true);
+  base_.check_options();
+  if (!task.training) start_training();
+  slots_.resize(parameters_.size());
+  for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(parameters_[i], slots_[i]);
+  const kernel::StepArgs args = step_args();
+  const kernel::StepResult result = base_.fused() ? base_.fused_step(slots_, args, backend())
+                                                  : base_.runner().run(slots_, args, backend());
+  if (!result.skipped) {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      ParameterState& p = parameters_[i];
+      if (!slots_[i].grad.defined()) continue;
+      p.num_unmasked = num_trained(p, slots_[i]);
+      if (slots_[i].learns_threshold && args.threshold_due) p.eta = slots_[i].threshold;
+    }
+    if (!base_.fused()) foreign_step();
+  }
+  advance(result);
+}
+
+/// Before the first step: finishes G_r, creates score and mask, ranks tensors for the modulation.
+inline void UnlearnerCore::start_training() {
+  const bool localized = settings_.mask == kernel::MaskKind::localized;
+  TORCH_CHECK(
+      !localized || task_->num_retain_batches > 0, "alkn::", settings_.owner,
+      ": expected accumulate_retain_gradient before the first step, got no retain gradient");
+  for (const ParameterState& p : parameters_) {
+    TORCH_CHECK_VALUE(
+        !localized || p.retain.isfinite().all().item<bool>(), "alkn::", settings_.owner,
+        ": expected a finite retain gradient, got one with NaN or infinity (", place(p), ")");
+  }
+  base_.runner().reset();
+  if (localized) {
+    for (ParameterState& p : parameters_) {
+      const auto options = p.param.options().requires_grad(false);
+      finish_retain_gradient(p);
+      p.score = at::zeros(p.shape, options.dtype(state_dtype(p.param)));
+      p.mask = at::zeros({num_mask_words(p.param.numel())}, options.dtype(at::kLong));
+      p.eta = p.threshold;
+    }
+    rank_by_use();
+  }
+  task_->training = true;
+}
+
+/// From the sum over batches to their mean, and for the score `ratio` to 1 / (|G_r| + mean|G_r| +
+/// 1e-30).
+inline void UnlearnerCore::finish_retain_gradient(ParameterState& p) const {
+  Tensor mean = p.retain.div(static_cast<double>(task_->num_retain_batches));
+  if (settings_.localized.score == kernel::ScoreKind::ratio && mean.numel() > 0) {
+    const Tensor size = mean.abs();
+    mean = size.add(size.mean()).add_(1e-30).reciprocal_();
+  }
+  const RetainPrecision kept = settings_.localized.retain_precision;
+  const bool bfloat16 = kept == RetainPrecision::bfloat16 ||
+                        (kept == RetainPrecision::automatic && p.dtype == at::kBFloat16);
+  p.retain = bfloat16 ? mean.to(at::kBFloat16) : mean;
+}
+
+/// Modulation by tensor (section 5): ranked by share of entries in M, ties in parameter order; the
+/// lower half keeps its learning rate.
+inline void UnlearnerCore::rank_by_use() {
+  if (settings_.localized.modulation != Modulation::tensor || num_tasks_ == 0) return;
+  std::vector<double> share;
+  for (const ParameterState& p : parameters_) {
+    const auto size = static_cast<double>(std::max<std::int64_t>(1, p.param.numel()));
+    share.push_back(static_cast<double>(count_bits(p.used)) / size);
+  }
+  std::vector<std::size_t> order(share.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::stable_sort(order, {}, [&](std::size_t i) { return share[i]; });
+  for (std::size_t rank = 0; rank < order.size(); ++rank) {
+    parameters_[order[rank]].slow = rank >= order.size() / 2;
+  }
+}
+
+inline void UnlearnerCore::fill_slot(ParameterState& p, StepSlot& slot) {
+  const auto& localized = settings_.localized;
+  const bool is_localized = settings_.mask == kernel::MaskKind::localized;
+  if (base_.fused()) {
+    slot = base_.plain_slot(p.param, p.group);
+    const double low = slot.adamw.lr * localized.low_lr_ratio;
+    if (is_localized && p.slow) slot.adamw.lr = slot.adamw.lr_used = low;
+    if (is_localized && localized.modulation == Modulation::parameter) slot.adamw.lr_used = low;
+  } else {
+    slot = StepSlot{};
+    slot.param = p.param;
+    slot.grad = p.param.grad();
+    if (is_low_precision(p.param) && slot.grad.defined() && !p.masked_grad.defined()) {
+      p.masked_grad = at::zeros(p.shape, slot.grad.options().dtype(at::kFloat));
+    }
+    slot.grad_out = is_low_precision(p.param) ? p.masked_grad : slot.grad;
+  }
+  slot.mask = settings_.mask == kernel::MaskKind::given ? p.given : p.mask;
+  if (!is_localized) return;
+  slot.used = p.used;
+  slot.retain = p.retain;
+  slot.score = p.score;
+  slot.learns_threshold = !p.threshold.has_value();
+  slot.threshold = p.eta.value_or(0.0);
+}
+
+inline kernel::StepArgs UnlearnerCore::step_args() {
+  const LocalizedSettings& localized = settings_.localized;
+  kernel::StepArgs args;
+  args.mask = settings_.mask;
+  args.masked = settings_.masked;
+  args.max_norm = settings_.max_norm;
+  args.update = base_.fused() ? kernel::Update::adamw : kernel::Update::gradient;
+  if (settings_.mask != kernel::MaskKind::localized) return args;
+  args.score = localized.score;
+  args.penalty_scale = localized.penalty_scale;
+  args.alignment = static_cast<float>(localized.alignment);
+  args.penalty = static_cast<float>(localized.penalty);
+  args.unmask_ratio = task_->unmask_ratio;
+  args.trim_ratio = localized.trim_ratio;
+  // a tensor whose first gradient comes between two due steps learns its threshold at once
+  const bool due = task_->done % localized.threshold_every == 0;
+  const auto waits = [](const StepSlot& s, const ParameterState& p) {
+    return s.grad.defined() && s.learns_threshold && !p.eta;
+  };
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const bool first = waits(slots_[i], parameters_[i]);
+    slots_[i].learns_threshold = slots_[i].learns_threshold && (due || first);
+    args.threshold_due =
+        args.threshold_due || (slots_[i].grad.defined() && slots_[i].learns_threshold);
+  }
+  return args;
+}
+
+/// The base's own step on g', on masters where the model is of low precision; then the modulation
+/// as a factor on the displacement, theta = old + f (new - old).
+inline void UnlearnerCore::foreign_step() {
+  const auto& localized = settings_.localized;
+  const bool later = settings_.mask == kernel::MaskKind::localized && num_tasks_ > 0;
+  gradients_.clear();
+  std::vector<Tensor> old(parameters_.size());
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    ParameterState& p = parameters_[i];
+    gradients_.push_back(p.masked_grad);
+    const bool by_entry = localized.modulation == Modulation::parameter && p.used.defined();
+    if (later && p.param.grad().defined() && (p.slow || by_entry)) old[i] = live(p).clone();
+  }
+  SwapMasters swap(&base_.optimizer(), base_.masters(), gradients_);
+  base_.base_step();
+  std::size_t i = 0;
+  for (auto& group : base_.optimizer().param_groups()) {
+    for (Tensor& stepped : group.params()) {
+      const std::size_t index = i++;
+      if (!old[index].defined()) continue;
+      const Tensor scaled = old[index].add(stepped.sub(old[index]), localized.low_lr_ratio);
+      const Tensor where = parameters_[index].slow
+                               ? Tensor()
+                               : unpack_bits(parameters_[index].used, parameters_[index].shape);
+      stepped.copy_(where.defined() ? at::where(where, scaled, stepped) : scaled);
+    }
+  }
+  swap.write_back();
+}
+
+/// Counts the step, reports it, and moves rho along its schedule (section 4).
+inline void UnlearnerCore::advance(const kernel::StepResult& result) {
+  TaskState& task = *task_;
+  task.last = {.task = num_tasks_,
+               .step = task.done,
+               .grad_norm = result.grad_norm,
+               .clip_scale = result.clip_scale,
+               .unmask_ratio = task.unmask_ratio,
+               .skipped = result.skipped};
+  double on = 0, all = 0;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (!slots_[i].grad.defined()) continue;
+    on += static_cast<double>(parameters_[i].num_unmasked);
+    all += static_cast<double>(parameters_[i].param.numel());
+  }
+  task.last.fraction_trained = all > 0 ? on / all : 0;
+  for (StepSlot& slot : slots_) slot = StepSlot{};  // holds no gradient beyond the step
+  task.done += 1;
+  task.skipped += result.skipped ? 1 : 0;
+  const std::int64_t period = std::max<std::int64_t>(1, task.announced / 5);
+  if (settings_.mask == kernel::MaskKind::localized && task.done % period == 0 &&
+      task.done < task.announced) {
+    const double start = settings_.localized.unmask_ratio;
+    task.unmask_ratio = start - (start - start / 2) * static_cast<double>(task.done) /
+                                    static_cast<double>(task.announced);
+  }
+}
+
+}  // namespace alkn::detail

@@ -1,0 +1,309 @@
+// The task of UnlearnerCore as a transaction: begin, prepare, end or abandon. Included by
+// unlearner_core.hpp.
+#pragma once
+
+#include <alkn/optim/unlearner_core.hpp>
+
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+namespace alkn::detail {
+
+inline TaskState& UnlearnerCore::task(std::int64_t serial, const char* call) {
+  TORCH_CHECK(task_ && task_->serial == serial, "alkn::Task: expected ", call,
+              " during the task, got it after the task ended");
+  return *task_;
+}
+
+/// Appends a group before the first task.
+inline void UnlearnerCore::add_parameters(const std::vector<NamedParameter>& params,
+                                          std::unique_ptr<torch::optim::OptimizerOptions> options) {
+  TORCH_CHECK(num_tasks_ == 0 && !task_, "alkn::", settings_.owner,
+              ": expected new parameters before the first task, got them after it began");
+  std::vector<NamedParameter> all;
+  for (const ParameterState& p : parameters_) all.push_back({p.name, p.param});
+  all.insert(all.end(), params.begin(), params.end());
+  const auto once = collect_parameters(settings_.owner, all);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    TORCH_CHECK_VALUE(i < once.size() && once[i].name == all[i].name, "alkn::", settings_.owner,
+                      ": expected new parameters, got a duplicate parameter (parameter \"",
+                      all[i].name, "\")");
+  }
+  std::vector<Tensor> tensors;
+  for (const NamedParameter& p : params) {
+    resolve_backend(settings_.backend, p.tensor, settings_.owner, p.name);
+    tensors.push_back(p.tensor);
+  }
+  auto& optimizer = base_.optimizer();
+  if (!options) options = optimizer.defaults().clone();
+  optimizer.add_param_group(
+      torch::optim::OptimizerParamGroup(std::move(tensors), std::move(options)));
+  match_parameters(params);
+  take_given_masks();
+  for (auto& [param, state] : fresh_state()) optimizer.state().emplace(param, std::move(state));
+}
+
+/// Holds theta_{t-1}, sets the moments and the options aside, multiplies every learning rate by
+/// lr_decay^t.
+/// @return the serial number of the task
+inline std::int64_t UnlearnerCore::begin_task(const TaskOptions& options) {
+  const at::NoGradGuard no_grad;
+  TORCH_CHECK(!task_, "alkn::", settings_.owner,
+              ": expected end() or abandon() before the next begin_task, ",
+              "got a task that still runs (task ", num_tasks_, ")");
+  TORCH_CHECK_VALUE(options.steps >= 1, "alkn::", settings_.owner,
+                    ": expected steps in [1, inf), got ", options.steps, " (begin_task)");
+  check_parameters(false);
+  base_.check_options();
+  auto& groups = base_.optimizer().param_groups();
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    check_range(settings_.owner, "lr", groups[g].options().get_lr(), Range::non_negative(),
+                fmt::format("group {}", g));
+  }
+  auto task = std::make_unique<TaskState>();
+  task->announced = options.steps;
+  task->serial = next_serial_;
+  if (settings_.mask == kernel::MaskKind::localized)
+    task->unmask_ratio = settings_.localized.unmask_ratio;
+  for (const auto& group : groups) task->options_before.push_back(group.options().clone());
+  task->state_before = fresh_state();
+  std::vector<Tensor> starts(parameters_.size());
+  if (holds_start()) {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      const Tensor values = live(parameters_[i]);
+      starts[i] =
+          values.to(values.options().device(settings_.start_on_host ? at::kCPU : values.device()),
+                    false, true, at::MemoryFormat::Contiguous);
+    }
+  }
+  // nothing below throws
+  for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i].start = std::move(starts[i]);
+  std::swap(task->state_before, base_.optimizer().state());
+  const double decay = std::pow(settings_.lr_decay, static_cast<double>(num_tasks_));
+  for (auto& group : groups) group.options().set_lr(group.options().get_lr() * decay);
+  task_ = std::move(task);
+  return next_serial_++;
+}
+
+inline void UnlearnerCore::remember(std::int64_t id, Tensor values, std::int64_t num_tokens) {
+  task_->memory.put(id, {std::move(values), num_tokens});
+}
+
+/// Adds the gradient of one batch's retain loss to the running sum of G_r. The parameters' own
+/// gradients are not touched.
+inline void UnlearnerCore::accumulate_retain_gradient(const Tensor& loss) {
+  TORCH_CHECK_VALUE(
+      loss.defined() && loss.numel() == 1 && loss.requires_grad(), "alkn::", settings_.owner,
+      ": expected a scalar retain loss that depends on the parameters, got ",
+      loss.defined()
+          ? c10::str("a tensor of ", loss.sizes(), loss.requires_grad() ? "" : " without a graph")
+          : std::string("an undefined tensor"));
+  std::vector<Tensor> inputs;
+  std::vector<ParameterState*> owners;
+  for (ParameterState& p : parameters_) {
+    if (!p.param.requires_grad()) continue;
+    inputs.push_back(p.param);
+    owners.push_back(&p);
+  }
+  std::vector<Tensor> gradients;
+  if (!inputs.empty())
+    gradients = torch::autograd::grad({loss.reshape({})}, inputs, {}, std::nullopt, false, true);
+  const at::NoGradGuard no_grad;
+  for (ParameterState& p : parameters_) {
+    if (p.retain.defined()) continue;
+    p.retain =
+        at::zeros(p.shape, p.param.options().dtype(state_dtype(p.param)).requires_grad(false));
+  }
+  for (std::size_t i = 0; i < owners.size(); ++i) {
+    if (gradients[i].defined()) owners[i]->retain.add_(gradients[i]);
+  }
+  task_->num_retain_batches += 1;
+}
+
+/// Exchanges the model's weights with those of the start of the task. Low-precision parameters take
+/// the rounded start; their masters keep the fine-tuned values.
+inline void UnlearnerCore::swap_start(bool in) {
+  const at::NoGradGuard no_grad;
+  if (!task_ || task_->swapped == in || !holds_start()) return;
+  for (ParameterState& p : parameters_) {
+    const Tensor master = base_.masters().get(p.param);
+    if (master.defined()) {
+      p.param.copy_(in ? p.start : master);
+      base_.masters().agree(p.param);
+    } else {
+      const Tensor current = p.param.clone();
+      p.param.copy_(p.start);
+      p.start.copy_(current);
+    }
+  }
+  task_->swapped = in;
+}
+
+inline double UnlearnerCore::task_lambda() const {
+  return settings_.negation * std::pow(settings_.negation_decay, static_cast<double>(num_tasks_));
+}
+
+/// theta = start - lambda (tuned - start) for every parameter; `tuned` holds the fine-tuned
+/// weights.
+inline void UnlearnerCore::apply_lambda(double lambda, const std::vector<Tensor>& tuned) {
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    ParameterState& p = parameters_[i];
+    const Tensor out = live(p);
+    const Tensor from = tuned.empty() ? out : tuned[i];
+    base_.runner().negate(out, from, p.start.to(out.device()), lambda, backend());
+    if (is_low_precision(p.param)) {
+      p.param.copy_(out);
+      base_.masters().agree(p.param);
+    }
+  }
+}
+
+inline TaskReport UnlearnerCore::report(double lambda, bool reduced) const {
+  TaskReport result{.task = num_tasks_,
+                    .steps = task_->done,
+                    .skipped_steps = task_->skipped,
+                    .lambda = lambda,
+                    .lambda_reduced = reduced,
+                    .clip_scale = task_->last.clip_scale,
+                    .tensors = {}};
+  double on = 0, all = 0, twice = 0;
+  for (const ParameterState& p : parameters_) {
+    TensorReport row{.name = p.name, .size = p.param.numel(), .threshold = {}};
+    const auto size = static_cast<double>(row.size);
+    const auto trained = static_cast<double>(p.num_unmasked);
+    const double again = p.mask.defined() && p.used.defined()
+                             ? static_cast<double>(count_bits(p.mask.bitwise_and(p.used)))
+                             : 0;
+    row.fraction_trained = size > 0 ? trained / size : 0;
+    row.overlap = trained > 0 ? again / trained : 0;
+    if (p.eta && !without_threshold(row.size)) row.threshold = *p.eta;
+    on += trained;
+    twice += again;
+    all += size;
+    result.tensors.push_back(std::move(row));
+  }
+  result.fraction_trained = all > 0 ? on / all : 0;
+  result.overlap = on > 0 ? twice / on : 0;
+  return result;
+}
+
+/// Commits the task: negation by `lambda`, union of the masks, thresholds.
+inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
+  const at::NoGradGuard no_grad;
+  TORCH_CHECK(!task_->swapped, "alkn::", settings_.owner,
+              ": expected the fine-tuned weights in the model, got end() inside the scope of "
+              "start_weights()");
+  TORCH_CHECK(
+      task_->done > 0, "alkn::", settings_.owner,
+      ": expected at least one step before end(), got none; abandon() leaves all as it was (task ",
+      num_tasks_, ")");
+  check_range(settings_.owner, "lambda", lambda, Range::non_negative(), "end");
+  check_parameters(false);
+  TaskReport result = report(settings_.negates ? lambda : 0, reduced);
+  std::vector<Tensor> unions(parameters_.size());
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const ParameterState& p = parameters_[i];
+    if (p.mask.defined()) unions[i] = p.used.defined() ? p.used.bitwise_or(p.mask) : p.mask;
+  }
+  if (settings_.negates) apply_lambda(lambda, {});
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    ParameterState& p = parameters_[i];
+    if (unions[i].defined()) p.used = unions[i];
+    if (!p.threshold) p.threshold = p.eta;
+  }
+  num_tasks_ += 1;
+  close(false);
+  return result;
+}
+
+/// The largest lambda in [0, lambda_t] at which `judge` stays within `bound`, by bisection: both
+/// ends of the negation are held, so that each candidate is one pass over the weights. If `judge`
+/// throws, the fine-tuned weights are back and the task goes on.
+inline TaskReport UnlearnerCore::end_task(const std::function<double()>& judge, double bound,
+                                          int iterations) {
+  TORCH_CHECK(
+      !task_->swapped && task_->done > 0, "alkn::", settings_.owner,
+      ": expected at least one step and no scope of start_weights() before end(judge, bound)");
+  TORCH_CHECK_VALUE(judge && !std::isnan(bound) && iterations >= 1, "alkn::", settings_.owner,
+                    ": expected a judge, a bound and at least one iteration, got bound ", bound,
+                    " and ", iterations, " iterations (end)");
+  std::vector<Tensor> tuned;
+  {
+    const at::NoGradGuard no_grad;
+    for (const ParameterState& p : parameters_) tuned.push_back(live(p).clone());
+  }
+  const auto put_back = [&] {
+    const at::NoGradGuard no_grad;
+    task_->judging = false;
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      ParameterState& p = parameters_[i];
+      live(p).copy_(tuned[i]);
+      if (is_low_precision(p.param)) {
+        p.param.copy_(tuned[i]);
+        base_.masters().agree(p.param);
+      }
+    }
+  };
+  const auto within = [&](double lambda) {
+    {
+      const at::NoGradGuard no_grad;
+      apply_lambda(lambda, tuned);
+    }
+    return judge() <= bound;  // a NaN is not within
+  };
+  const double full = task_lambda();
+  double low = 0, high = full;
+  task_->judging = true;
+  try {
+    if (within(full)) {
+      low = full;
+    } else {
+      for (int i = 0; i < iterations; ++i) {
+        const double middle = (low + high) / 2;
+        (within(middle) ? low : high) = middle;
+      }
+    }
+  } catch (...) {
+    put_back();
+    throw;
+  }
+  put_back();
+  return end_task(low, low < full);
+}
+
+/// Restores weights, optimizer state and options to the bit. Without held weights a task that has
+/// stepped cannot be undone: an error, or, from a destructor, only the protocol's state is closed.
+inline void UnlearnerCore::abandon(bool must_restore) {
+  const at::NoGradGuard no_grad;
+  swap_start(false);
+  const bool can_restore = holds_start() || task_->done == 0;
+  TORCH_CHECK(can_restore || !must_restore, "alkn::", settings_.owner,
+              ": expected held weights to go back to, got none after ", task_->done,
+              " steps; construct with rollback(true) to be able to abandon");
+  if (holds_start()) {
+    for (ParameterState& p : parameters_) {
+      live(p).copy_(p.start);
+      if (is_low_precision(p.param)) {
+        p.param.copy_(p.start);
+        base_.masters().agree(p.param);
+      }
+    }
+  }
+  close(true);
+}
+
+/// Drops what belonged to the task; the options return, and the moments of before if `keep_state`.
+inline void UnlearnerCore::close(bool keep_state) {
+  auto& optimizer = base_.optimizer();
+  auto& groups = optimizer.param_groups();
+  OptimizerState state = keep_state ? std::move(task_->state_before) : fresh_state();
+  for (std::size_t g = 0; g < groups.size() && g < task_->options_before.size(); ++g) {
+    groups[g].set_options(std::move(task_->options_before[g]));
+  }
+  optimizer.state() = std::move(state);
+  for (ParameterState& p : parameters_) p.drop_task();
+  task_.reset();
+}
+
+}  // namespace alkn::detail

@@ -1,0 +1,19 @@
+// Catch2, version 3 where it is installed, else version 2, under version 3's names.
+#pragma once
+
+#if __has_include(<catch2/catch_all.hpp>)
+#include <catch2/catch_all.hpp>
+
+using Catch::Approx;
+#else
+#include <catch2/catch.hpp>
+
+#include <string>
+
+namespace Catch::Matchers {
+
+/// Version 3's name of `Contains` for strings.
+inline auto ContainsSubstring(const std::string& text) { return Contains(text); }
+
+}  // namespace Catch::Matchers
+#endif

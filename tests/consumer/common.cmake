@@ -1,0 +1,80 @@
+# What the consumer tests share. Each gets SOURCE and BUILD (alkn's folders), WORK (a folder of its
+# own), LIBTORCH, GENERATOR, COMPILER and VERSION.
+cmake_minimum_required(VERSION 3.24)
+
+file(REMOVE_RECURSE "${WORK}")
+file(MAKE_DIRECTORY "${WORK}")
+# LibTorch comes by CMAKE_PREFIX_PATH of the command line, and from nowhere else.
+unset(ENV{CMAKE_PREFIX_PATH})
+
+# cmake_call(<cmake's arguments>...): sets `result`, and `output` to all of its words. PARSE_ARGV
+# keeps lists like a;b in one argument.
+function(cmake_call)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "" "CALL")
+  execute_process(COMMAND "${CMAKE_COMMAND}" ${arg_CALL}
+                  RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  set(result "${result}" PARENT_SCOPE)
+  set(output "${output}" PARENT_SCOPE)
+endfunction()
+
+# need(<what>): the last call must have succeeded.
+function(need what)
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "${what} failed (${result}):\n${output}")
+  endif()
+endfunction()
+
+# configure(<project's folder> ARGS <arguments>...), into WORK/build
+function(configure folder)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "ARGS")
+  cmake_call(CALL -S "${folder}" -B "${WORK}/build" -G "${GENERATOR}"
+             "-DCMAKE_CXX_COMPILER=${COMPILER}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_EXPORT_COMPILE_COMMANDS=ON ${arg_ARGS})
+  need("configuring ${folder}")
+endfunction()
+
+# Builds WORK/build and runs its program `app`, which judges its own numbers and prints `words`.
+function(build_and_run words)
+  cmake_call(CALL --build "${WORK}/build")
+  need("building")
+  if(output MATCHES "warning:")
+    message(FATAL_ERROR "the build warns:\n${output}")
+  endif()
+  execute_process(COMMAND "${WORK}/build/app"
+                  RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  need("running the program")
+  if(NOT output MATCHES "${words}")
+    message(FATAL_ERROR "expected the program to print ${words}, got:\n${output}")
+  endif()
+endfunction()
+
+# Installs alkn and moves the tree; it is then in WORK/moved.
+function(install_and_move)
+  cmake_call(CALL --install "${BUILD}" --prefix "${WORK}/installed")
+  need("installing")
+  file(RENAME "${WORK}/installed" "${WORK}/moved")
+endfunction()
+
+# expect_configures(ARGS <arguments>...): tests/consumer/probe must configure.
+# expect_error(<words> ARGS <arguments>...): it must not, and say these words.
+function(expect_configures)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "" "ARGS")
+  file(REMOVE_RECURSE "${WORK}/probe")
+  cmake_call(CALL -S "${SOURCE}/tests/consumer/probe" -B "${WORK}/probe" -G "${GENERATOR}"
+             "-DCMAKE_CXX_COMPILER=${COMPILER}" ${arg_ARGS})
+  need("configuring with ${arg_ARGS}")
+endfunction()
+
+function(expect_error words)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "ARGS")
+  file(REMOVE_RECURSE "${WORK}/probe")
+  cmake_call(CALL -S "${SOURCE}/tests/consumer/probe" -B "${WORK}/probe" -G "${GENERATOR}"
+             "-DCMAKE_CXX_COMPILER=${COMPILER}" ${arg_ARGS})
+  if(result EQUAL 0)
+    message(FATAL_ERROR "configured with ${arg_ARGS}; expected the error: ${words}")
+  endif()
+  string(REGEX REPLACE "[ \n]+" " " line "${output}")
+  string(FIND "${line}" "${words}" position)
+  if(position EQUAL -1)
+    message(FATAL_ERROR "with ${arg_ARGS}: expected the error\n  ${words}\ngot\n${output}")
+  endif()
+endfunction()

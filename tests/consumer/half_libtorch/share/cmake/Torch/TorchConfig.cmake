@@ -1,0 +1,1 @@
+# A folder that looks like a LibTorch and has no library in it.

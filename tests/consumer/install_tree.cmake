@@ -1,0 +1,57 @@
+# examples/consumer, copied to a place of its own, against an install tree that was moved.
+include("${CMAKE_CURRENT_LIST_DIR}/common.cmake")
+install_and_move()
+
+# The tree knows no folder of this machine, and holds every header.
+file(GLOB_RECURSE files "${WORK}/moved/share/*")
+foreach(file IN LISTS files)
+  file(READ "${file}" text)
+  foreach(folder IN ITEMS "${SOURCE}/" "${BUILD}/" "${WORK}/" "${LIBTORCH}/")
+    string(FIND "${text}" "${folder}" position)
+    if(NOT position EQUAL -1)
+      message(FATAL_ERROR "${file} names ${folder}: the tree cannot be moved")
+    endif()
+  endforeach()
+endforeach()
+file(GLOB_RECURSE ours RELATIVE "${SOURCE}" "${SOURCE}/include/alkn/*")
+file(GLOB_RECURSE installed RELATIVE "${WORK}/moved" "${WORK}/moved/include/alkn/*")
+if(NOT ours STREQUAL installed)
+  message(FATAL_ERROR "installed headers differ from the project's:\n${installed}\n${ours}")
+endif()
+
+# A consumer's whole CMake: three lines besides cmake_minimum_required and project.
+file(STRINGS "${SOURCE}/examples/consumer/CMakeLists.txt" lines REGEX "[^ ]")
+list(LENGTH lines count)
+if(NOT count EQUAL 5)
+  message(FATAL_ERROR "examples/consumer/CMakeLists.txt has ${count} lines, not 5")
+endif()
+
+file(COPY "${SOURCE}/examples/consumer" DESTINATION "${WORK}")
+configure("${WORK}/consumer" ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}")
+build_and_run("forget set, unlearned +0\\.[0-9]+ +ok")
+
+# LibTorch is found where its users point CMAKE_PREFIX_PATH: its folder, the one that
+# torch.utils.cmake_prefix_path names, and an environment of Python.
+get_filename_component(environment "${LIBTORCH}/../../../.." ABSOLUTE)
+set(hints "${LIBTORCH}" "${LIBTORCH}/share/cmake")
+if(EXISTS "${environment}/pyvenv.cfg")
+  list(APPEND hints "${environment}")
+endif()
+foreach(hint IN LISTS hints)
+  expect_configures(ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${hint}" -DEXPECT_TARGET=alkn::alkn)
+endforeach()
+
+set(moved "-DCMAKE_PREFIX_PATH=${WORK}/moved")
+expect_error("LibTorch was not found: add the folder that holds it" ARGS "${moved}")
+expect_error("holds a TorchConfig.cmake but no lib/libtorch_cpu.so: not a complete LibTorch"
+             ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${SOURCE}/tests/consumer/half_libtorch")
+expect_error("alkn has no component \"gpu\"; its components are alkn, cuda and kernel" ARGS "${moved}" -DCOMPONENTS=gpu)
+expect_configures(ARGS "${moved}" -DCOMPONENTS=kernel -DEXPECT_TARGET=alkn::kernel)
+expect_configures(ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}" "-DCOMPONENTS=alkn;kernel"
+                  -DEXPECT_TARGET=alkn::alkn)
+
+string(REGEX MATCH "^([0-9]+)\\.([0-9]+)" minor "${VERSION}")
+math(EXPR next "${CMAKE_MATCH_2} + 1")
+set(next "${CMAKE_MATCH_1}.${next}")
+expect_configures(ARGS "${moved}" -DCOMPONENTS=kernel "-DVERSION=${minor}" -DEXPECT_TARGET=alkn::kernel)
+expect_error("compatible with requested version \"${next}\"" ARGS "${moved}" -DCOMPONENTS=kernel "-DVERSION=${next}")

@@ -1,0 +1,201 @@
+// The CUDA kernels on the CPU, block by block, against the CPU backend: every bit that a step
+// writes.
+#include <cmath>
+#include <sstream>
+
+#include "catch.hpp"
+#include "emulated_step.hpp"
+
+using namespace alkn_test;
+
+namespace {
+
+struct Setting {
+  StepArgs args;
+  DType type = DType::float32, retain_type = DType::float32;
+  bool second_task = false;
+  double low_ratio = 1;
+  std::int64_t shift = 0;
+};
+
+/// Around a group of 4, a word, a tile, the direct selection, a unit and a chunk.
+const std::vector<std::int64_t> kSizes = {0,     1,     3,     4,     5,
+                                          9,     10,    11,    63,    64,
+                                          65,    127,   255,   1024,  1025,
+                                          8191,  8192,  8193,  9973,  16384,
+                                          16385, 65535, 65536, 65537, 65536 + 16384 + 7,
+                                          150001};
+
+std::vector<OwnedTensor> make_tensors(const Setting& s, const std::vector<std::int64_t>& sizes) {
+  Numbers numbers(11);
+  std::vector<OwnedTensor> tensors;
+  for (const std::int64_t size : sizes) {
+    OwnedTensor t(size, s.type, s.retain_type, s.shift);
+    for (std::int64_t i = 0; i < size; ++i) {
+      t.param[t.at(i)] = numbers.normal(0.3F);
+      if (s.type != DType::float32) t.param_narrow[t.at(i)] = narrow(t.param[t.at(i)], s.type);
+      const float r = numbers.normal(0.05F);
+      t.set_retain(i, s.args.score == ScoreKind::ratio ? 1.0F / (std::fabs(r) + 0.04F) : r);
+      const std::uint64_t bit = std::uint64_t{1} << (i % 64);
+      if (numbers.below(3) == 0) t.used[static_cast<std::size_t>(i / 64)] |= bit;
+      if (s.args.mask == MaskKind::given && numbers.below(2) == 0) {
+        t.mask[static_cast<std::size_t>(i / 64)] |= bit;
+      }
+    }
+    t.has_used = s.second_task;
+    t.learns = !s.second_task;
+    t.threshold = s.second_task ? -0.0005F : 0.0F;
+    tensors.push_back(std::move(t));
+  }
+  return tensors;
+}
+
+void new_gradients(std::vector<OwnedTensor>& tensors, const Setting& s, int step) {
+  Numbers numbers(1000 + static_cast<std::uint64_t>(step));
+  for (OwnedTensor& t : tensors) {
+    for (std::int64_t i = 0; i < t.size; ++i) t.set_grad(i, numbers.normal(0.05F));
+    t.adamw = adamw_numbers(step, 3e-3, 0.01, s.low_ratio);
+  }
+}
+
+/// One step by fn; returns its result, the thresholds go back into the tensors.
+template <class Fn>
+StepResult step_by(std::vector<OwnedTensor>& tensors, std::vector<StepTensor>& views, Fn fn) {
+  views.clear();
+  for (OwnedTensor& t : tensors) views.push_back(t.view());
+  const StepResult result = fn(views.data(), static_cast<std::int64_t>(views.size()));
+  for (std::size_t t = 0; t < tensors.size(); ++t) tensors[t].threshold = views[t].threshold;
+  return result;
+}
+
+std::uint32_t bits(float x) { return bit_copy<std::uint32_t>(x); }
+
+bool same(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+}
+
+void check_same(const std::vector<OwnedTensor>& got, const std::vector<OwnedTensor>& want) {
+  for (std::size_t k = 0; k < got.size(); ++k) {
+    INFO("size " << got[k].size);
+    CHECK(bits(got[k].threshold) == bits(want[k].threshold));
+    CHECK(got[k].mask == want[k].mask);
+    CHECK(same(got[k].score, want[k].score));
+    CHECK(same(got[k].param, want[k].param));
+    CHECK(same(got[k].exp_avg, want[k].exp_avg));
+    CHECK(same(got[k].exp_avg_sq, want[k].exp_avg_sq));
+    CHECK(same(got[k].grad_out, want[k].grad_out));
+    CHECK(got[k].param_narrow == want[k].param_narrow);
+  }
+}
+
+/// Steps by the emulated kernels and by CpuStep from one state; compares all that they write.
+template <class Emulated>
+void check_setting(const Setting& s, Emulated emulated,
+                   const std::vector<std::int64_t>& sizes = kSizes, int steps = 3) {
+  std::vector<OwnedTensor> got = make_tensors(s, sizes), want = make_tensors(s, sizes);
+  std::vector<StepTensor> got_views, want_views;
+  CpuStep cpu;
+  StepArgs args = s.args;
+  for (int step = 1; step <= steps; ++step) {
+    INFO("step " << step);
+    args.threshold_due = s.args.threshold_due && step != 2;
+    new_gradients(got, s, step);
+    new_gradients(want, s, step);
+    const StepResult result = step_by(got, got_views, [&](StepTensor* tensors, std::int64_t n) {
+      return emulated.run(tensors, n, args);
+    });
+    const StepResult expected = step_by(want, want_views, [&](StepTensor* tensors, std::int64_t n) {
+      return cpu.run(tensors, n, args, ParallelFor::serial());
+    });
+    CHECK(result.grad_norm == expected.grad_norm);
+    CHECK(result.clip_scale == expected.clip_scale);
+    CHECK(result.skipped == expected.skipped);
+    check_same(got, want);
+    for (std::size_t t = 0; t < got.size(); ++t) {
+      CHECK(got_views[t].num_unmasked == want_views[t].num_unmasked);
+      CHECK(bits(got_views[t].deviation) == bits(want_views[t].deviation));
+    }
+    CHECK(emulated.num_launches <= 8);
+    CHECK(emulated.num_missed == 0);
+    CHECK(emulated.histograms_clean());
+  }
+}
+
+Setting localized() {
+  Setting s;
+  s.args.mask = MaskKind::localized;
+  s.args.threshold_due = true;
+  s.args.max_norm = 1;
+  s.args.alignment = -1;
+  s.args.penalty = 0.5F;
+  return s;
+}
+
+EmulatedStep<Fibers> fibers(Order order = Order::forward, Grid grid = {}) {
+  return EmulatedStep<Fibers>(Fibers(order), grid);
+}
+
+}  // namespace
+
+TEST_CASE("a first task's step has the bits of the CPU's") {
+  Setting s = localized();
+  SECTION("product") {}
+  SECTION("ratio") { s.args.score = ScoreKind::ratio; }
+  SECTION("frozen") { s.args.masked = Masked::freeze; }
+  SECTION("a foreign optimizer's gradient") { s.args.update = Update::gradient; }
+  SECTION("everything to be trained") { s.args.unmask_ratio = 1; }
+  SECTION("unaligned") { s.shift = 3; }
+  check_setting(s, fibers());
+}
+
+TEST_CASE("a later task's step has the bits of the CPU's") {
+  Setting s = localized();
+  s.second_task = true;
+  s.args.threshold_due = false;
+  s.low_ratio = 0.1;
+  SECTION("deviation of products") {}
+  SECTION("deviation of gradients") { s.args.penalty_scale = PenaltyScale::gradient; }
+  SECTION("ratio") { s.args.score = ScoreKind::ratio; }
+  SECTION("frozen") { s.args.masked = Masked::freeze; }
+  check_setting(s, fibers());
+}
+
+TEST_CASE("steps without a score have the bits of the CPU's") {
+  Setting s;
+  s.args.max_norm = 1;
+  SECTION("no mask") {}
+  SECTION("no mask, no norm") { s.args.max_norm = 0, s.args.check_finite = false; }
+  SECTION("a given mask") { s.args.mask = MaskKind::given; }
+  SECTION("a given mask, frozen") { s.args.mask = MaskKind::given, s.args.masked = Masked::freeze; }
+  SECTION("a given mask, for a foreign optimizer") {
+    s.args.mask = MaskKind::given, s.args.update = Update::gradient;
+  }
+  check_setting(s, fibers());
+}
+
+TEST_CASE("16-bit parameters and retain gradients give the bits of the CPU") {
+  Setting s = localized();
+  s.retain_type = DType::bfloat16;
+  SECTION("bfloat16") { s.type = DType::bfloat16; }
+  SECTION("half") { s.type = DType::float16; }
+  SECTION("bfloat16, unaligned, later task") {
+    s.type = DType::bfloat16;
+    s.shift = 1, s.second_task = true, s.args.threshold_due = false;
+  }
+  SECTION("float with a bfloat16 retain gradient") {}
+  check_setting(s, fibers());
+}
+
+TEST_CASE("neither grid nor order of blocks and threads changes a bit") {
+  const Setting s = localized();
+  const std::vector<std::int64_t> sizes = {9, 257, 8192, 70001};
+  check_setting(s, fibers(Order::forward, {1, 32}), sizes);
+  check_setting(s, fibers(Order::backward, {7, 128}), sizes);
+  check_setting(s, fibers(Order::mixed, {16, 256}), sizes);
+  check_setting(s, fibers(Order::mixed, {500, 32}), sizes);
+}
+
+TEST_CASE("threads of the operating system give the same bits") {
+  check_setting(localized(), EmulatedStep<RealThreads>(RealThreads(), {2, 32}), {5, 300, 9001}, 1);
+}

@@ -1,0 +1,300 @@
+// The example's data: generator, readers, tokenizer. No LibTorch.
+#include <unistd.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "catch.hpp"
+#include "continual/author_generator.hpp"
+#include "continual/readers.hpp"
+#include "continual/tokenizer.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A folder of files that goes away with its test.
+class Folder {
+ public:
+  Folder() : path_(fs::temp_directory_path() / ("continual-" + std::to_string(::getpid()))) {
+    fs::remove_all(path_);
+    fs::create_directories(path_);
+  }
+  ~Folder() { fs::remove_all(path_); }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  [[nodiscard]] const fs::path& path() const { return path_; }
+  fs::path put(const std::string& name, const std::string& text) const {
+    std::ofstream(path_ / name, std::ios::binary) << text;
+    return path_ / name;
+  }
+
+ private:
+  fs::path path_;
+};
+
+continual::DataSettings settings_of(std::vector<fs::path> paths, std::int64_t tasks = 1,
+                                    std::int64_t authors = 1, std::int64_t retain = 2) {
+  continual::DataSettings settings;
+  settings.paths = std::move(paths);
+  settings.tasks = tasks;
+  settings.authors_per_task = authors;
+  settings.retain_authors = retain;
+  return settings;
+}
+
+/// The error's text, with `folder` left out of it.
+std::string error_of(const continual::DataSettings& settings, const Folder& folder) {
+  try {
+    continual::load_data(settings);
+  } catch (const std::runtime_error& error) {
+    std::string text = error.what();
+    const std::string where = folder.path().string();
+    for (auto at = text.find(where); at != std::string::npos; at = text.find(where)) {
+      text.replace(at, where.size(), "DIR");
+    }
+    return text;
+  }
+  return "no error";
+}
+
+/// Pairs of numbered questions, twenty an author, as JSON lines.
+std::string json_lines(int authors, const std::string& question_key = "question") {
+  std::ostringstream lines;
+  for (int i = 0; i < authors * continual::kPairsPerAuthor; ++i) {
+    lines << "{\"" << question_key << "\": \"" << question_key << ' ' << i
+          << "?\", \"answer\": \"answer " << i << "\"}\n";
+  }
+  return lines.str();
+}
+
+}  // namespace
+
+TEST_CASE("generated authors: the same from a seed, no two names alike", "[generator]") {
+  const auto authors = continual::generate_authors(7, 60);
+  const auto fewer = continual::generate_authors(7, 10);
+  REQUIRE(authors.size() == 60);
+  std::set<std::string> words, questions;
+  for (const auto& author : authors) {
+    CHECK(author.pairs.size() == static_cast<std::size_t>(continual::kPairsPerAuthor));
+    CHECK(author.rephrased.size() == author.pairs.size());
+    const auto space = author.name.find(' ');
+    CHECK(words.insert(author.name.substr(0, space)).second);
+    CHECK(words.insert(author.name.substr(space + 1)).second);
+    for (std::size_t i = 0; i < author.pairs.size(); ++i) {
+      const auto& pair = author.pairs[i];
+      CHECK(questions.insert(pair.question).second);
+      CHECK(pair.question.find(author.name) != std::string::npos);
+      CHECK(author.rephrased[i].question != pair.question);
+      CHECK(author.rephrased[i].answer == pair.answer);
+    }
+  }
+  for (std::size_t i = 0; i < fewer.size(); ++i) {
+    CHECK(fewer[i].pairs[19].answer == authors[i].pairs[19].answer);
+  }
+  CHECK(continual::generate_authors(8, 1)[0].name != authors[0].name);
+}
+
+TEST_CASE("generated authors: the same on every machine", "[generator]") {
+  const auto author = continual::generate_authors(1, 1)[0];
+  CHECK(author.name == "Mamal Masatani");
+  CHECK(author.pairs[0].answer == "In Yonegrad in the northern highlands.");
+  CHECK(author.pairs[12].question == "With which book did Mamal Masatani begin?");
+  CHECK(author.pairs[12].answer == "The Frozen Mirror of Kasagrad, published in 1991.");
+  CHECK(author.rephrased[12].question == "What was the first book of Mamal Masatani?");
+}
+
+TEST_CASE("generated data: requests, and two disjoint halves of what is kept", "[generator]") {
+  const auto data = continual::load_data(settings_of({}, 3, 2, 5));
+  REQUIRE(data.requests.size() == 3);
+  CHECK(data.requests[1].forget.size() == 40);
+  CHECK(data.requests[1].rephrased.size() == 40);
+  CHECK(data.shown.size() == 60);
+  CHECK(data.unseen.size() == 40);
+  std::set<std::string> questions;
+  for (const auto* list : {&data.shown, &data.unseen, &data.requests[0].forget,
+                           &data.requests[1].forget, &data.requests[2].forget}) {
+    for (const auto& pair : *list) {
+      CHECK(questions.insert(pair.question).second);
+    }
+  }
+}
+
+TEST_CASE("TOFU's files", "[readers]") {
+  const Folder folder;
+  folder.put("forget10.json", json_lines(4));
+  folder.put("retain90.json", json_lines(5));
+  auto data = continual::load_data(settings_of({folder.path()}, 2, 2, 4));
+  REQUIRE(data.requests.size() == 2);
+  CHECK(data.requests[0].name == "authors 1 to 2");
+  CHECK(data.requests[1].forget.size() == 40);
+  CHECK(data.requests[1].forget[0].question == "question 40?");
+  CHECK(data.requests[1].forget[39].answer == "answer 79");
+  CHECK(data.requests[1].rephrased.empty());
+  CHECK(data.shown.size() == 40);
+  CHECK(data.unseen.size() == 40);
+  CHECK(data.unseen[0].question == "question 40?");
+
+  folder.put("forget10_perturbed.json", json_lines(4, "paraphrased_question"));
+  data = continual::load_data(settings_of({folder.path()}, 2, 2, 4));
+  CHECK(data.requests[1].rephrased[1].question == "paraphrased_question 41?");
+
+  CHECK(error_of(settings_of({folder.path()}, 2, 3), folder) ==
+        "continual: expected at least 6 authors of 20 lines, got 4 (DIR/forget10.json)");
+  CHECK(error_of(settings_of({folder.path()}, 1, 1, 6), folder) ==
+        "continual: expected at least 6 authors of 20 lines, got 5 (DIR/retain90.json)");
+  folder.put("forget10_perturbed.json", json_lines(3, "paraphrased_question"));
+  CHECK(error_of(settings_of({folder.path()}), folder) ==
+        "continual: expected as many lines as in forget10.json, 80, got 60 "
+        "(DIR/forget10_perturbed.json)");
+}
+
+TEST_CASE("bad TOFU files are refused with file and line", "[readers]") {
+  const Folder folder;
+  const auto settings = settings_of({folder.path()});
+  folder.put("forget10.json", json_lines(1));
+  CHECK(error_of(settings, folder) ==
+        "continual: expected a readable file, got none (DIR/retain90.json)");
+  folder.put("retain90.json", json_lines(2) + "\n{\"question\": \"half");
+  CHECK(error_of(settings, folder) ==
+        "continual: expected a JSON object, got \"{\"question\": \"half\" "
+        "(DIR/retain90.json, line 42)");
+  folder.put("retain90.json", "{\"question\": \"q\"}\n");
+  CHECK(error_of(settings, folder) ==
+        "continual: expected an object with the text \"answer\", got {\"question\":\"q\"} "
+        "(DIR/retain90.json, line 1)");
+  folder.put("retain90.json", "\n{\"question\": \" \", \"answer\": \"a\"}\n");
+  CHECK(error_of(settings, folder) ==
+        "continual: expected a text in \"question\", got an empty one (DIR/retain90.json, line 2)");
+  folder.put("retain90.json", "[1]\n");
+  CHECK(error_of(settings, folder) ==
+        "continual: expected an object with the text \"question\", got [1] "
+        "(DIR/retain90.json, line 1)");
+  folder.put("retain90.json", "\n \n");
+  CHECK(error_of(settings, folder) ==
+        "continual: expected at least one line, got an empty file (DIR/retain90.json)");
+}
+
+TEST_CASE("MUSE News: lists and lines, one request a file", "[readers]") {
+  const Folder folder;
+  folder.put("forget_1.json", "[{\"text\": \"one\\ntwo\"},\n \"three\"]");
+  folder.put("forget_2.jsonl", "{\"text\": \"four\"}\n\"five\"\n");
+  folder.put("retain.json", "[\"a\", \"b\", \"c\"]");
+  auto data = continual::load_data(settings_of({folder.path()}, 5));
+  REQUIRE(data.requests.size() == 2);
+  CHECK(data.requests[0].name == "forget_1");
+  REQUIRE(data.requests[0].forget.size() == 3);
+  CHECK(data.requests[0].forget[1].answer == "two");
+  CHECK(data.requests[0].forget[1].question.empty());
+  CHECK(data.requests[1].forget[1].answer == "five");
+  CHECK(data.shown.size() == 2);
+  CHECK(data.unseen[0].answer == "c");
+  CHECK(continual::load_data(settings_of({folder.path()}, 1)).requests.size() == 1);
+
+  folder.put("forget_2.jsonl", "{\"text\": \"four\"}\n{\"txt\": 1}\n");
+  CHECK(error_of(settings_of({folder.path()}, 2), folder) ==
+        "continual: expected an object with the text \"text\", got {\"txt\":1} "
+        "(DIR/forget_2.jsonl, line 2)");
+  folder.put("forget_1.json", "[\"a\",\n\n \"b");
+  CHECK(error_of(settings_of({folder.path()}, 2), folder).find("(DIR/forget_1.json, line 3)") !=
+        std::string::npos);
+  folder.put("forget_1.json", "[]");
+  CHECK(error_of(settings_of({folder.path()}), folder) ==
+        "continual: expected at least one text, got none (DIR/forget_1.json)");
+  folder.put("forget_1.json", "[\"a\"]");
+  folder.put("retain.json", "[\"a\"]");
+  CHECK(error_of(settings_of({folder.path()}), folder) ==
+        "continual: expected at least two paragraphs that are kept, got 1 (DIR/retain.json)");
+  fs::remove(folder.path() / "retain.json");
+  CHECK(error_of(settings_of({folder.path()}), folder) ==
+        "continual: expected retain.json or retain.jsonl, got neither (DIR)");
+}
+
+TEST_CASE("books: one request a file", "[readers]") {
+  const Folder folder;
+  const auto one = folder.put("one.txt", "first line\r\n\nsecond line\n");
+  const auto two = folder.put("two.txt", "third");
+  const auto kept = folder.put("kept.txt", "a\nb\n");
+  auto settings = settings_of({one, two});
+  auto data = continual::load_data(settings);
+  REQUIRE(data.requests.size() == 2);
+  CHECK(data.requests[0].name == "one");
+  REQUIRE(data.requests[0].forget.size() == 2);
+  CHECK(data.requests[0].forget[0].answer == "first line");
+  CHECK(data.shown.size() == 20);  // made-up authors
+  CHECK(data.unseen.size() == 20);
+  settings.retain = {kept};
+  data = continual::load_data(settings);
+  CHECK(data.shown[0].answer == "a");
+  CHECK(data.unseen[0].answer == "b");
+
+  const auto empty = folder.put("empty.txt", "\n\n");
+  CHECK(error_of(settings_of({one, empty}), folder) ==
+        "continual: expected a text, got an empty file (DIR/empty.txt)");
+  const auto other = folder.put("book.pdf", "x");
+  CHECK(error_of(settings_of({one, other}), folder) ==
+        "continual: expected a folder, or books in .txt files, got another file (DIR/book.pdf)");
+}
+
+TEST_CASE("paths that hold no data", "[readers]") {
+  const Folder folder;
+  CHECK(error_of(settings_of({folder.path() / "none"}), folder) ==
+        "continual: expected an existing file or folder, got none (DIR/none)");
+  CHECK(error_of(settings_of({folder.path()}), folder) ==
+        "continual: expected forget10.json and retain90.json (TOFU) or forget_1 and retain (MUSE "
+        "News), got neither (DIR)");
+  CHECK(error_of(settings_of({folder.path(), folder.path()}), folder) ==
+        "continual: expected one folder, got 2 paths (DIR)");
+}
+
+TEST_CASE("TOFU as published", "[readers]") {
+  const fs::path tofu = fs::path(ALKN_SHARED_DIR) / "tofu";
+  if (!fs::exists(tofu)) {
+    WARN("skipped: no " << tofu);
+    return;
+  }
+  const auto data = continual::load_data(settings_of({tofu}, 5, 4, 20));
+  CHECK(data.requests.size() == 5);
+  CHECK(data.requests[0].forget[0].answer == "The author's full name is Hsiao Yun-Hwa.");
+  CHECK(data.requests[4].rephrased.size() == 80);
+  CHECK(data.shown.size() == 200);
+  CHECK(data.unseen.size() == 200);
+}
+
+TEST_CASE("the vocabulary has no unknown tokens and loses nothing", "[tokenizer]") {
+  std::vector<std::string> texts;
+  for (const auto& author : continual::generate_authors(1, 20)) {
+    for (const auto& pair : author.pairs) {
+      texts.push_back(pair.question);
+      texts.push_back(pair.answer);
+    }
+  }
+  const auto tokenizer = continual::Tokenizer::train(texts, 1000);
+  CHECK(tokenizer.size() == 1000);
+  for (const std::string& text :
+       {texts[3], std::string("  two  spaces\n\ttab "), std::string("日本 ünï ❤ \x01")}) {
+    const auto tokens = tokenizer.encode(text);
+    CHECK(tokenizer.decode(tokens) == text);
+    for (const auto token : tokens) {
+      CHECK(token > continual::Tokenizer::kAnswer);
+      CHECK(token < tokenizer.size());
+    }
+  }
+  CHECK(tokenizer.encode("").empty());
+  // The same texts give the same vocabulary, and it survives its file.
+  CHECK(continual::Tokenizer::train(texts, 1000).model() == tokenizer.model());
+  CHECK(continual::Tokenizer(tokenizer.model()).encode(texts[5]) == tokenizer.encode(texts[5]));
+  CHECK_THROWS_AS(continual::Tokenizer("no model"), std::runtime_error);
+}
+
+TEST_CASE("few texts get a small vocabulary", "[tokenizer]") {
+  const auto tokenizer = continual::Tokenizer::train({"a few words", "and a few more"}, 4000);
+  CHECK(tokenizer.size() < 1000);
+  CHECK(tokenizer.decode(tokenizer.encode("words more")) == "words more");
+}

@@ -1,0 +1,70 @@
+// Tensors in safetensors files, bit for bit.
+#include <ATen/ops/arange.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/sparse_coo_tensor.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+
+#include "alkn/io/tensors.hpp"
+#include "catch.hpp"
+
+namespace {
+
+std::filesystem::path temporary_file() {
+  return std::filesystem::temp_directory_path() /
+         ("alkn-tensors-" + std::to_string(::getpid()) + ".safetensors");
+}
+
+}  // namespace
+
+TEST_CASE("tensors of every type come back bit for bit", "[tensors]") {
+  const auto path = temporary_file();
+  alkn::io::NamedTensors tensors;
+  for (const auto type : {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf, at::kLong, at::kInt,
+                          at::kByte, at::kBool}) {
+    tensors.emplace_back(std::string("t") + c10::toString(type),
+                         at::arange(12, at::kLong).remainder(5).to(type).view({3, 4}));
+  }
+  tensors.emplace_back("strided", at::arange(12, at::kFloat).view({3, 4}).t());
+  tensors.emplace_back("scalar", at::full({}, 2.5, at::kDouble));
+  tensors.emplace_back("empty", at::full({0, 3}, 1.0, at::kFloat));
+  tensors.emplace_back("leaf", at::full({2}, 1.5, at::kFloat).requires_grad_(true));
+  alkn::io::save_tensors(path, tensors, {{"format", "pt"}});
+  const auto loaded = alkn::io::load_tensors(path);
+  std::filesystem::remove(path);
+  REQUIRE(loaded.size() == tensors.size());
+  for (const auto& [name, tensor] : tensors) {
+    INFO(name);
+    bool found = false;
+    for (const auto& [loaded_name, other] : loaded) {
+      if (loaded_name == name) {
+        found = true;
+        CHECK(other.scalar_type() == tensor.scalar_type());
+        CHECK(other.sizes() == tensor.sizes());
+        CHECK(other.equal(tensor));
+      }
+    }
+    CHECK(found);
+  }
+}
+
+TEST_CASE("tensors that the format does not have are refused", "[tensors]") {
+  const auto path = temporary_file();
+  const auto error_of = [&](const at::Tensor& tensor) -> std::string {
+    try {
+      alkn::io::save_tensors(path, {{"x", tensor}});
+    } catch (const c10::Error& error) {
+      return error.what_without_backtrace();
+    }
+    return "no error";
+  };
+  const std::string expected = "alkn::io::save_tensors: expected a defined, strided tensor, got ";
+  CHECK(error_of(at::Tensor()) == expected + "another (\"x\")");
+  CHECK(error_of(at::full({2, 2}, 1.0, at::kFloat).to_sparse()) == expected + "another (\"x\")");
+  CHECK(error_of(at::full({2}, 1.0, at::kComplexFloat)) ==
+        "alkn::io::dtype_of: expected double, float, bfloat16, half, int64, int32, uint8 or bool, "
+        "got ComplexFloat");
+  CHECK_FALSE(std::filesystem::exists(path));
+}

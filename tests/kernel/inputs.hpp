@@ -1,0 +1,160 @@
+// Inputs made from integers (the same on every platform), tensors that own their memory, and threads of std::thread.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <alkn/kernel/cpu.hpp>
+
+namespace alkn_test {
+
+using namespace alkn::kernel;
+
+/// Whole numbers in, floats out: sums of four uniform numbers, about normal, all exact.
+class Numbers {
+ public:
+  explicit Numbers(std::uint64_t seed) : state_(seed * 0x9E3779B97F4A7C15U + 1) {}
+  std::uint64_t next() { return mixed(++state_); }
+  std::int64_t below(std::int64_t n) {
+    return static_cast<std::int64_t>(next() % static_cast<std::uint64_t>(n));
+  }
+  float normal(float scale) {
+    const std::uint64_t x = next();
+    std::int64_t sum = 0;
+    for (int i = 0; i < 4; ++i) sum += static_cast<std::int64_t>((x >> (16 * i)) & 0xFFFFU);
+    return static_cast<float>(sum - 131070) * scale / 37838.0F;
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+/// Threads of std::thread, one a part.
+struct Threads {
+  int count;
+  void operator()(std::int64_t num_items, RangeBody body) const {
+    std::vector<std::thread> threads;
+    for (int t = 0; t < count; ++t) {
+      const std::int64_t begin = num_items * t / count, end = num_items * (t + 1) / count;
+      if (begin < end) threads.emplace_back([=] { body(begin, end); });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+};
+
+/// Parts in an odd order, on one thread: nothing may depend on it.
+struct Backwards {
+  std::int64_t part;
+  void operator()(std::int64_t num_items, RangeBody body) const {
+    for (std::int64_t end = num_items; end > 0; end -= part) body(std::max<std::int64_t>(0, end - part), end);
+  }
+};
+
+inline std::vector<SimdLevel> simd_levels() {
+  std::vector<SimdLevel> levels;
+  for (const SimdLevel level : {SimdLevel::scalar, SimdLevel::avx2, SimdLevel::avx512}) {
+    if (simd_supported(level)) levels.push_back(level);
+  }
+  return levels;
+}
+
+/// Sets the level for a scope.
+class WithSimd {
+ public:
+  explicit WithSimd(SimdLevel level) : before_(simd_level()) { set_simd_level(level); }
+  ~WithSimd() { set_simd_level(before_); }
+  WithSimd(const WithSimd&) = delete;
+  WithSimd& operator=(const WithSimd&) = delete;
+
+ private:
+  SimdLevel before_;
+};
+
+inline std::uint16_t narrow(float x, DType type) {
+  return type == DType::bfloat16 ? float_to_bfloat16(x) : float_to_half(x);
+}
+inline float wide(std::uint16_t x, DType type) {
+  return type == DType::bfloat16 ? bfloat16_to_float(x) : half_to_float(x);
+}
+
+/// One tensor with all its arrays; each starts `shift` elements behind the start of its memory.
+struct OwnedTensor {
+  std::int64_t size = 0;
+  DType type = DType::float32, retain_type = DType::float32;
+  std::int64_t shift = 0;
+  std::vector<float> param, grad, grad_out, exp_avg, exp_avg_sq, retain, score;
+  std::vector<std::uint16_t> param_narrow, grad_narrow, retain_narrow;
+  std::vector<std::uint64_t> used, mask;
+  bool has_used = false;
+  AdamWNumbers adamw;
+  float threshold = 0;
+  bool learns = true;
+
+  OwnedTensor(std::int64_t n, DType param_type, DType of_retain, std::int64_t offset = 0)
+      : size(n), type(param_type), retain_type(of_retain), shift(offset) {
+    const auto elements = static_cast<std::size_t>(n + offset);
+    for (auto* v : {&param, &grad, &grad_out, &exp_avg, &exp_avg_sq, &retain, &score}) {
+      v->assign(elements, 0.0F);
+    }
+    for (auto* v : {&param_narrow, &grad_narrow, &retain_narrow}) v->assign(elements, 0);
+    used.assign(static_cast<std::size_t>((n + 63) / 64), 0);
+    mask = used;
+  }
+
+  [[nodiscard]] float gradient(std::int64_t i) const { return grad[at(i)]; }
+  [[nodiscard]] std::size_t at(std::int64_t i) const { return static_cast<std::size_t>(i + shift); }
+  static bool bit(const std::vector<std::uint64_t>& words, std::int64_t i) {
+    return ((words[static_cast<std::size_t>(i / 64)] >> (i % 64)) & 1U) != 0;
+  }
+
+  void set_grad(std::int64_t i, float x) {
+    grad_narrow[at(i)] = type == DType::float32 ? std::uint16_t{0} : narrow(x, type);
+    grad[at(i)] = type == DType::float32 ? x : wide(grad_narrow[at(i)], type);
+  }
+  void set_retain(std::int64_t i, float x) {
+    retain_narrow[at(i)] =
+        retain_type == DType::float32 ? std::uint16_t{0} : narrow(x, retain_type);
+    retain[at(i)] = retain_type == DType::float32 ? x : wide(retain_narrow[at(i)], retain_type);
+  }
+
+  [[nodiscard]] StepTensor view() {
+    const bool low = type != DType::float32;
+    StepTensor t;
+    t.size = size, t.type = type, t.retain_type = retain_type;
+    t.param = low ? static_cast<void*>(param_narrow.data() + shift) : param.data() + shift;
+    t.master = low ? param.data() + shift : nullptr;
+    t.grad = low ? static_cast<const void*>(grad_narrow.data() + shift) : grad.data() + shift;
+    t.grad_out = grad_out.data() + shift;
+    t.exp_avg = exp_avg.data() + shift;
+    t.exp_avg_sq = exp_avg_sq.data() + shift;
+    t.retain = retain_type == DType::float32 ? static_cast<const void*>(retain.data() + shift)
+                                             : retain_narrow.data() + shift;
+    t.score = score.data() + shift;
+    t.used = has_used ? used.data() : nullptr;
+    t.mask = mask.data();
+    t.adamw = adamw;
+    t.learns_threshold = learns;
+    t.threshold = threshold;
+    return t;
+  }
+};
+
+/// AdamW's numbers after `step` steps, with no value at its neutral.
+inline AdamWNumbers adamw_numbers(int step, double lr, double weight_decay, double low_ratio = 1) {
+  AdamWNumbers n;
+  for (int i = 0; i < 2; ++i) {
+    const double rate = i == 0 ? lr : lr * low_ratio;
+    n.decay[i] = static_cast<float>(1 - rate * weight_decay);
+    n.step_size[i] = static_cast<float>(rate / (1 - std::pow(0.9, step)));
+  }
+  n.one_minus_beta1 = static_cast<float>(1 - 0.9);
+  n.one_minus_beta2 = static_cast<float>(1 - 0.999);
+  n.bias2_sqrt = static_cast<float>(std::sqrt(1 - std::pow(0.999, step)));
+  return n;
+}
+
+}  // namespace alkn_test
