@@ -1,16 +1,15 @@
-// A harness that compares the cost of optimizer steps: arms take turns, so that what disturbs the machine disturbs all.
+// A harness that compares the cost of optimizer steps: arms take turns, so that what disturbs the
+// machine disturbs all.
 //
 // An optimizer of your own beside these, in ten lines:
 //
-//     alkn_bench::Model model(alkn_bench::shapes("one"));              // parameters, and fresh gradients every round
-//     MyOptimizer mine(model.parameters(), MyOptions());
-//     torch::optim::SGD sgd(model.parameters(), torch::optim::SGDOptions(1e-3));
-//     alkn_bench::Comparison comparison(model);
-//     comparison.add({"ceiling", [&] { model.sweep(); }, 28, 28, 8});  // the first arm is what the others' share is of
-//     comparison.add({"torch SGD", [&] { sgd.step(); }, 12, 12, 0});
-//     comparison.add({"mine", [&] { mine.step(); }, 28, 28, 8});       // name, step, bytes moved, least bytes, state
-//     comparison.run(25);
-//     comparison.print();
+//     alkn_bench::Model model(alkn_bench::shapes("one"));              // parameters, and fresh
+//     gradients every round MyOptimizer mine(model.parameters(), MyOptions()); torch::optim::SGD
+//     sgd(model.parameters(), torch::optim::SGDOptions(1e-3)); alkn_bench::Comparison
+//     comparison(model); comparison.add({"ceiling", [&] { model.sweep(); }, 28, 28, 8});  // the
+//     first arm is what the others' share is of comparison.add({"torch SGD", [&] { sgd.step(); },
+//     12, 12, 0}); comparison.add({"mine", [&] { mine.step(); }, 28, 28, 8});       // name, step,
+//     bytes moved, least bytes, state comparison.run(25); comparison.print();
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -33,8 +32,8 @@
 
 namespace alkn_bench {
 
-/// Named lists of parameter shapes: one (16 Mi elements), gpt2 (124 M), llama (a block of Llama-2-7B), small (2000 of
-/// 2048), or a number of elements.
+/// Named lists of parameter shapes: one (16 Mi elements), gpt2 (124 M), llama (a block of
+/// Llama-2-7B), small (2000 of 2048), or a number of elements.
 /// @throws std::invalid_argument for another name
 inline std::vector<std::vector<std::int64_t>> shapes(const std::string& name) {
   std::vector<std::vector<std::int64_t>> list;
@@ -44,8 +43,18 @@ inline std::vector<std::vector<std::int64_t>> shapes(const std::string& name) {
     list = {{50257, 768}, {1024, 768}};
     for (int layer = 0; layer < 12; ++layer) {
       for (const std::vector<std::int64_t>& shape :
-           std::vector<std::vector<std::int64_t>>{{768}, {768}, {768, 2304}, {2304}, {768, 768}, {768},
-                                                  {768}, {768}, {768, 3072}, {3072}, {3072, 768}, {768}}) {
+           std::vector<std::vector<std::int64_t>>{{768},
+                                                  {768},
+                                                  {768, 2304},
+                                                  {2304},
+                                                  {768, 768},
+                                                  {768},
+                                                  {768},
+                                                  {768},
+                                                  {768, 3072},
+                                                  {3072},
+                                                  {3072, 768},
+                                                  {768}}) {
         list.push_back(shape);
       }
     }
@@ -65,8 +74,10 @@ inline std::vector<std::vector<std::int64_t>> shapes(const std::string& name) {
       std::stoll(name) > 0) {
     return {{std::stoll(name)}};
   }
-  throw std::invalid_argument("alkn_bench::shapes: expected one, small, gpt2, llama or a positive number of "
-                              "elements, got \"" + name + "\"");
+  throw std::invalid_argument(
+      "alkn_bench::shapes: expected one, small, gpt2, llama or a positive number of "
+      "elements, got \"" +
+      name + "\"");
 }
 
 /// Parameters and gradients that LibTorch allocated.
@@ -84,7 +95,8 @@ class Model {
     noise_ = at::randn({largest + kShifts}).mul_(1e-3);
     arena_.reserve(static_cast<std::size_t>(elements_) * 8);
     for (const at::Tensor& p : parameters_) {
-      moments_.push_back({arena_.allocate_array<float>(p.numel()), arena_.allocate_array<float>(p.numel())});
+      moments_.push_back(
+          {arena_.allocate_array<float>(p.numel()), arena_.allocate_array<float>(p.numel())});
     }
     next_gradients();
   }
@@ -102,7 +114,8 @@ class Model {
     }
   }
 
-  /// The ceiling: reads p, g and two moments, writes p and the moments, computes nothing worth mentioning.
+  /// The ceiling: reads p, g and two moments, writes p and the moments, computes nothing worth
+  /// mentioning.
   void sweep() {
     constexpr std::int64_t kPart = 65536;
     for (std::size_t t = 0; t < parameters_.size(); ++t) {
@@ -161,17 +174,19 @@ struct Arm {
 class Comparison {
  public:
   explicit Comparison(Model& model) : model_(model) {
-    if (model.elements() == 0) throw std::invalid_argument("alkn_bench::Comparison: expected elements, got zero");
+    if (model.elements() == 0)
+      throw std::invalid_argument("alkn_bench::Comparison: expected elements, got zero");
   }
 
   void add(Arm arm) { arms_.push_back(std::move(arm)); }
 
-  /// Every round gives new gradients and runs each arm once, in the order of their addition, after `warm_up` rounds that
-  /// are not counted.
+  /// Every round gives new gradients and runs each arm once, in the order of their addition, after
+  /// `warm_up` rounds that are not counted.
   /// @throws std::invalid_argument for fewer than one round
   void run(int rounds, int warm_up = 3) {
     if (rounds < 1) {
-      throw std::invalid_argument("alkn_bench::Comparison: expected at least one round, got " + std::to_string(rounds));
+      throw std::invalid_argument("alkn_bench::Comparison: expected at least one round, got " +
+                                  std::to_string(rounds));
     }
     for (int round = -warm_up; round < rounds; ++round) {
       model_.next_gradients();
@@ -204,9 +219,11 @@ class Comparison {
       row["bytes_per_element"] = arm.bytes;
       row["floor_bytes_per_element"] = arm.floor_bytes;
       row["gb_per_s"] = arm.bytes * n / arm.median() * 1e-9;
-      row["share_of_ceiling"] = (arm.floor_bytes / arm.median()) / (arms_[0].bytes / arms_[0].median());
+      row["share_of_ceiling"] =
+          (arm.floor_bytes / arm.median()) / (arms_[0].bytes / arms_[0].median());
       row["ratio_to_ceiling"] = arm.median() / arms_[0].median();
-      row["ratio_to_fused_adamw"] = against > 0 ? nlohmann::json(arm.median() / against) : nlohmann::json();
+      row["ratio_to_fused_adamw"] =
+          against > 0 ? nlohmann::json(arm.median() / against) : nlohmann::json();
       row["state_bytes_per_parameter"] = arm.state_bytes;
       rows.push_back(std::move(row));
     }
@@ -214,14 +231,17 @@ class Comparison {
   }
 
   static void print(const nlohmann::json& rows) {
-    fmt::print("{:<34}{:>10}{:>8}{:>8}{:>8}{:>9}{:>9}{:>8}\n", "optimizer", "ns/el", "B/el", "floor", "GB/s",
-               "x ceil.", "x fused", "state");
+    fmt::print("{:<34}{:>10}{:>8}{:>8}{:>8}{:>9}{:>9}{:>8}\n", "optimizer", "ns/el", "B/el",
+               "floor", "GB/s", "x ceil.", "x fused", "state");
     for (const auto& r : rows) {
-      const auto number = [&](const char* key) { return r.at(key).is_null() ? 0.0 : r.at(key).get<double>(); };
+      const auto number = [&](const char* key) {
+        return r.at(key).is_null() ? 0.0 : r.at(key).get<double>();
+      };
       fmt::print("{:<34}{:>10.4f}{:>8.1f}{:>8.1f}{:>8.1f}{:>9.3f}{:>9.3f}{:>8.1f}\n",
-                 r.at("optimizer").get<std::string>(), number("ns_per_element"), number("bytes_per_element"),
-                 number("floor_bytes_per_element"), number("gb_per_s"), number("ratio_to_ceiling"),
-                 number("ratio_to_fused_adamw"), number("state_bytes_per_parameter"));
+                 r.at("optimizer").get<std::string>(), number("ns_per_element"),
+                 number("bytes_per_element"), number("floor_bytes_per_element"), number("gb_per_s"),
+                 number("ratio_to_ceiling"), number("ratio_to_fused_adamw"),
+                 number("state_bytes_per_parameter"));
     }
   }
 

@@ -1,5 +1,6 @@
-// The step of ALKN as a sequence of plain LibTorch operations, the way that Python code runs it: clip_grad_norm_, two
-// topk a tensor, boolean masks, an eager AdamW. What the fused step is compared with.
+// The step of ALKN as a sequence of plain LibTorch operations, the way that Python code runs it:
+// clip_grad_norm_, two topk a tensor, boolean masks, an eager AdamW. What the fused step is
+// compared with.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,8 +17,10 @@ namespace alkn_bench {
 
 class PlainOperations {
  public:
-  /// @param retain gradient of the retain loss, @param used the union mask of earlier tasks (bool), empty in the first
-  PlainOperations(std::vector<at::Tensor> parameters, std::vector<at::Tensor> retain, std::vector<at::Tensor> used)
+  /// @param retain gradient of the retain loss, @param used the union mask of earlier tasks (bool),
+  /// empty in the first
+  PlainOperations(std::vector<at::Tensor> parameters, std::vector<at::Tensor> retain,
+                  std::vector<at::Tensor> used)
       : parameters_(std::move(parameters)), retain_(std::move(retain)), used_(std::move(used)) {
     for (const at::Tensor& p : parameters_) {
       const at::Tensor zero = at::zeros_like(p.detach());
@@ -59,10 +62,12 @@ class PlainOperations {
     const std::int64_t n = score.numel();
     if (n < 10) return -std::numeric_limits<double>::infinity();
     const at::Tensor flat = score.reshape({-1});
-    const std::int64_t k = std::max<std::int64_t>(5, static_cast<std::int64_t>(0.15 * static_cast<double>(n)));
+    const std::int64_t k =
+        std::max<std::int64_t>(5, static_cast<std::int64_t>(0.15 * static_cast<double>(n)));
     const double high = std::get<0>(at::topk(flat, k)).min().item<double>();
     const double low = std::get<0>(at::topk(flat, k, -1, false)).max().item<double>();
-    const double share = (0.8 * static_cast<double>(n - k) + 1) / static_cast<double>(n - 2 * k + 2);
+    const double share =
+        (0.8 * static_cast<double>(n - k) + 1) / static_cast<double>(n - 2 * k + 2);
     return high - (high - low) * share;
   }
 
@@ -70,7 +75,8 @@ class PlainOperations {
     exp_avg_[i].mul_(0.9).add_(g, 0.1);
     exp_avg_sq_[i].mul_(0.999).addcmul_(g, g, 0.001);
     parameters_[i].mul_(1 - 1e-5 * 0.01);
-    const at::Tensor denominator = (exp_avg_sq_[i].sqrt() / std::sqrt(1 - std::pow(0.999, step_))).add_(1e-8);
+    const at::Tensor denominator =
+        (exp_avg_sq_[i].sqrt() / std::sqrt(1 - std::pow(0.999, step_))).add_(1e-8);
     parameters_[i].addcdiv_(exp_avg_[i], denominator, -1e-5 / (1 - std::pow(0.9, step_)));
   }
 

@@ -1,7 +1,8 @@
-// What a step costs: alkn's methods beside LibTorch's optimizers, the ceiling of the same arrays, and ALKN as plain
-// operations.
+// What a step costs: alkn's methods beside LibTorch's optimizers, the ceiling of the same arrays,
+// and ALKN as plain operations.
 //
-//   bench_step_cost [--shapes one,gpt2,llama,small] [--rounds 25] [--threads 1,2] [--out build/bench/step_cost.json]
+//   bench_step_cost [--shapes one,gpt2,llama,small] [--rounds 25] [--threads 1,2] [--out
+//   build/bench/step_cost.json]
 //
 // QUICK=1 in the environment: 16 Mi elements in one tensor, the arms that matter most.
 #include <ATen/Parallel.h>
@@ -54,8 +55,8 @@ class FusedAdamW {
       gradients.push_back(model_.parameters()[i].grad());
       steps_[i].add_(1);
     }
-    at::_fused_adamw_(parameters, gradients, exp_avg_, exp_avg_sq_, {}, steps_, kRate, 0.9, 0.999, 0.01, 1e-8,
-                      false, false);
+    at::_fused_adamw_(parameters, gradients, exp_avg_, exp_avg_sq_, {}, steps_, kRate, 0.9, 0.999,
+                      0.01, 1e-8, false, false);
   }
 
  private:
@@ -82,14 +83,16 @@ class InTask {
  private:
   static std::vector<alkn::NamedParameter> named(const Model& model) {
     std::vector<alkn::NamedParameter> list;
-    for (const at::Tensor& p : model.parameters()) list.push_back({fmt::format("p{}", list.size()), p});
+    for (const at::Tensor& p : model.parameters())
+      list.push_back({fmt::format("p{}", list.size()), p});
     return list;
   }
   void begin(const Model& model) {
     task_.emplace(unlearner_->begin_task({.steps = kManySteps}));
     if (!task_->wants_retain_gradient()) return;
     at::Tensor loss = at::zeros({});
-    for (const at::Tensor& p : model.parameters()) loss = loss + at::sum(p * at::randn_like(p.detach()).mul_(1e-3));
+    for (const at::Tensor& p : model.parameters())
+      loss = loss + at::sum(p * at::randn_like(p.detach()).mul_(1e-3));
     task_->accumulate_retain_gradient(loss);
   }
 
@@ -99,15 +102,17 @@ class InTask {
 
 /// Adds an arm that owns its optimizer.
 template <class Optimizer>
-void add(Comparison& comparison, const char* name, std::shared_ptr<Optimizer> optimizer, double bytes, double floor,
-         double state, int every = 1) {
+void add(Comparison& comparison, const char* name, std::shared_ptr<Optimizer> optimizer,
+         double bytes, double floor, double state, int every = 1) {
   comparison.add({name, [optimizer] { optimizer->step(); }, bytes, floor, state, every});
 }
 
 template <class Method, class BaseOptions>
-void add_method(Comparison& comparison, const char* name, const Model& model, const typename Method::Options& options,
-                const BaseOptions& base, bool later, double bytes, double floor, double state, int every = 1) {
-  add(comparison, name, std::make_shared<InTask<Method>>(model, options, base, later), bytes, floor, state, every);
+void add_method(Comparison& comparison, const char* name, const Model& model,
+                const typename Method::Options& options, const BaseOptions& base, bool later,
+                double bytes, double floor, double state, int every = 1) {
+  add(comparison, name, std::make_shared<InTask<Method>>(model, options, base, later), bytes, floor,
+      state, every);
 }
 
 std::vector<at::Tensor> like(const Model& model, bool mask) {
@@ -124,10 +129,13 @@ void add_main(Comparison& comparison, Model& model) {
   const alkn::AdamWOptions fast(kRate);
   comparison.add({"ceiling", [&model] { model.sweep(); }, 28, 28, 8});
   add(comparison, kFused, std::make_shared<FusedAdamW>(model), 28, 28, 8);
-  add(comparison, "alkn::AdamW", std::make_shared<alkn::AdamW>(model.parameters(), fast), 28, 28, 8);
+  add(comparison, "alkn::AdamW", std::make_shared<alkn::AdamW>(model.parameters(), fast), 28, 28,
+      8);
   const auto options = alkn::ALKNOptions();
-  add_method<alkn::ALKN<>>(comparison, "ALKN, later task", model, options, fast, true, 48.25, 48.1, 20.25);
-  add_method<alkn::ALKN<>>(comparison, "ALKN, first task", model, options, fast, false, 48.3, 48.3, 20.25);
+  add_method<alkn::ALKN<>>(comparison, "ALKN, later task", model, options, fast, true, 48.25, 48.1,
+                           20.25);
+  add_method<alkn::ALKN<>>(comparison, "ALKN, first task", model, options, fast, false, 48.3, 48.3,
+                           20.25);
 }
 
 void add_more(Comparison& comparison, Model& model) {
@@ -135,24 +143,31 @@ void add_more(Comparison& comparison, Model& model) {
   const auto options = alkn::ALKNOptions();
   auto sometimes = options;
   sometimes.threshold_every(kManySteps);
-  add_method<alkn::ALKN<>>(comparison, "ALKN, first, threshold not due", model, sometimes, fast, false, 44.1, 44.1, 20.1);
-  add_method<alkn::GradientAscent<>>(comparison, "gradient ascent", model, {}, fast, false, 32, 32, 8);
+  add_method<alkn::ALKN<>>(comparison, "ALKN, first, threshold not due", model, sometimes, fast,
+                           false, 44.1, 44.1, 20.1);
+  add_method<alkn::GradientAscent<>>(comparison, "gradient ascent", model, {}, fast, false, 32, 32,
+                                     8);
   add_method<alkn::NPO<>>(comparison, "NPO", model, {}, fast, false, 32, 32, 8);
   add_method<alkn::TaskVector<>>(comparison, "task vector", model, {}, fast, false, 32, 32, 12);
   const auto sgd = torch::optim::SGDOptions(kRate).momentum(0.9);
-  add(comparison, "torch SGD, momentum", std::make_shared<torch::optim::SGD>(model.parameters(), sgd), 28, 20, 4, 4);
+  add(comparison, "torch SGD, momentum",
+      std::make_shared<torch::optim::SGD>(model.parameters(), sgd), 28, 20, 4, 4);
   const auto adamw = torch::optim::AdamWOptions(kRate);
-  add(comparison, "torch AdamW", std::make_shared<torch::optim::AdamW>(model.parameters(), adamw), 84, 28, 8, 4);
-  add_method<alkn::ALKN<torch::optim::SGD>>(comparison, "ALKN over torch SGD", model, options, sgd, false, 52.3, 40.3, 16.25, 4);
-  add_method<alkn::ALKN<torch::optim::AdamW>>(comparison, "ALKN over torch AdamW", model, options, adamw, false, 108, 48.3, 20.25, 4);
+  add(comparison, "torch AdamW", std::make_shared<torch::optim::AdamW>(model.parameters(), adamw),
+      84, 28, 8, 4);
+  add_method<alkn::ALKN<torch::optim::SGD>>(comparison, "ALKN over torch SGD", model, options, sgd,
+                                            false, 52.3, 40.3, 16.25, 4);
+  add_method<alkn::ALKN<torch::optim::AdamW>>(comparison, "ALKN over torch AdamW", model, options,
+                                              adamw, false, 108, 48.3, 20.25, 4);
   auto aten = options;
   aten.backend(alkn::Backend::aten);
-  add_method<alkn::ALKN<>>(comparison, "ALKN, backend aten", model, aten, fast, false, 300, 48.3, 20.25, 12);
+  add_method<alkn::ALKN<>>(comparison, "ALKN, backend aten", model, aten, fast, false, 300, 48.3,
+                           20.25, 12);
   for (const bool later : {false, true}) {
     auto used = later ? like(model, true) : std::vector<at::Tensor>{};
     add(comparison, later ? "plain operations, later task" : "plain operations, first task",
-        std::make_shared<alkn_bench::PlainOperations>(model.parameters(), like(model, false), used), 300,
-        later ? 48.1 : 48.3, 17, 12);
+        std::make_shared<alkn_bench::PlainOperations>(model.parameters(), like(model, false), used),
+        300, later ? 48.1 : 48.3, 17, 12);
   }
 }
 
@@ -179,8 +194,8 @@ nlohmann::json measure(const std::string& shape, const Settings& settings) {
   if (settings.all && shape == "one") add_more(comparison, model);
   comparison.run(settings.rounds);
   nlohmann::json rows = comparison.rows(shape, kFused);
-  fmt::print("\n{}: {} elements in {} tensors, {} threads, median of {} rounds\n", shape, model.elements(),
-             model.parameters().size(), at::get_num_threads(), settings.rounds);
+  fmt::print("\n{}: {} elements in {} tensors, {} threads, median of {} rounds\n", shape,
+             model.elements(), model.parameters().size(), at::get_num_threads(), settings.rounds);
   Comparison::print(rows);
   return rows;
 }
@@ -193,9 +208,13 @@ int run(int argc, char** argv) {
   Settings settings;
   settings.threads = {at::get_num_threads()};
   CLI::App app("The cost of a step");
-  app.add_option("--shapes", settings.shapes, "one, gpt2, llama, small, or numbers of elements")->delimiter(',');
-  app.add_option("--threads", settings.threads, "Threads of LibTorch")->delimiter(',')->check(CLI::PositiveNumber);
-  app.add_option("--rounds", settings.rounds, "Rounds; each runs every arm once")->check(CLI::PositiveNumber);
+  app.add_option("--shapes", settings.shapes, "one, gpt2, llama, small, or numbers of elements")
+      ->delimiter(',');
+  app.add_option("--threads", settings.threads, "Threads of LibTorch")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
+  app.add_option("--rounds", settings.rounds, "Rounds; each runs every arm once")
+      ->check(CLI::PositiveNumber);
   app.add_flag("--all,!--main", settings.all, "All arms, or only the main ones");
   app.add_option("--out", settings.out, "JSON file");
   if (const char* quick = std::getenv("QUICK"); quick != nullptr && std::string(quick) == "1") {
@@ -217,7 +236,8 @@ int run(int argc, char** argv) {
     for (const std::string& shape : settings.shapes) {
       for (auto& row : measure(shape, settings)) {
         if (row.at("optimizer") == "ceiling") {
-          result["header"]["ceilings_gb_per_s"][fmt::format("{}, {} threads", shape, threads)] = row.at("gb_per_s");
+          result["header"]["ceilings_gb_per_s"][fmt::format("{}, {} threads", shape, threads)] =
+              row.at("gb_per_s");
         }
         result["rows"].push_back(std::move(row));
       }
@@ -228,7 +248,9 @@ int run(int argc, char** argv) {
   std::ofstream file(out);
   file << result.dump(2) << '\n';
   file.close();
-  if (!file) throw std::runtime_error("expected a file to write, got none at \"" + settings.out + "\" (--out)");
+  if (!file)
+    throw std::runtime_error("expected a file to write, got none at \"" + settings.out +
+                             "\" (--out)");
   fmt::print("\nwrote {}\n", settings.out);
   return 0;
 }

@@ -1,4 +1,5 @@
-// Inputs made from integers (the same on every platform), tensors that own their memory, and threads of std::thread.
+// Inputs made from integers (the same on every platform), tensors that own their memory, and
+// threads of std::thread.
 #pragma once
 
 #include <algorithm>
@@ -50,7 +51,8 @@ struct Threads {
 struct Backwards {
   std::int64_t part;
   void operator()(std::int64_t num_items, RangeBody body) const {
-    for (std::int64_t end = num_items; end > 0; end -= part) body(std::max<std::int64_t>(0, end - part), end);
+    for (std::int64_t end = num_items; end > 0; end -= part)
+      body(std::max<std::int64_t>(0, end - part), end);
   }
 };
 

@@ -1,4 +1,5 @@
-// The step once more, straight from the specification: plain loops, double sums, a sort for the order statistics.
+// The step once more, straight from the specification: plain loops, double sums, a sort for the
+// order statistics.
 #pragma once
 
 #include <algorithm>
@@ -17,12 +18,12 @@ inline float reference_threshold(std::vector<float> m, double rho, double trim) 
   const auto n = static_cast<std::int64_t>(m.size());
   std::sort(m.begin(), m.end(), nan_last_less);
   if (rho >= 1) return static_cast<float>(static_cast<double>(m.front()) - 1.0);
-  const std::int64_t k =
-      std::max<std::int64_t>(5, static_cast<std::int64_t>(std::floor(trim * static_cast<double>(n))));
+  const std::int64_t k = std::max<std::int64_t>(
+      5, static_cast<std::int64_t>(std::floor(trim * static_cast<double>(n))));
   const double hi = static_cast<double>(m[static_cast<std::size_t>(n - k)]);
   const double lo = static_cast<double>(m[static_cast<std::size_t>(k - 1)]);
-  const double fraction =
-      (rho * static_cast<double>(n) - static_cast<double>(k) + 1) / static_cast<double>(n - 2 * k + 2);
+  const double fraction = (rho * static_cast<double>(n) - static_cast<double>(k) + 1) /
+                          static_cast<double>(n - 2 * k + 2);
   return static_cast<float>(hi - (hi - lo) * fraction);
 }
 
@@ -32,7 +33,8 @@ struct ReferenceResult {
   std::vector<std::int64_t> num_unmasked;
 };
 
-/// One step on the fp32 arrays of `tensors` (param is the master). Moments and parameters in double per operation.
+/// One step on the fp32 arrays of `tensors` (param is the master). Moments and parameters in double
+/// per operation.
 inline ReferenceResult reference_step(std::vector<OwnedTensor>& tensors, const StepArgs& args) {
   ReferenceResult result;
   double squares = 0;
@@ -71,7 +73,8 @@ inline ReferenceResult reference_step(std::vector<OwnedTensor>& tensors, const S
     for (std::int64_t i = 0; localized && i < t.size; ++i) {
       const float a = args.score == ScoreKind::ratio ? 1.0F : args.alignment;
       float& m = t.score[t.at(i)];
-      m = static_cast<float>(static_cast<double>(a) * static_cast<double>(products[static_cast<std::size_t>(i)]) +
+      m = static_cast<float>(static_cast<double>(a) *
+                                 static_cast<double>(products[static_cast<std::size_t>(i)]) +
                              static_cast<double>(m));
       if (t.has_used && OwnedTensor::bit(t.used, i)) m = m - penalty;
       scores.push_back(m);
@@ -106,7 +109,8 @@ inline ReferenceResult reference_step(std::vector<OwnedTensor>& tensors, const S
       m1 = static_cast<float>(d(n.beta1) * d(m1) + d(n.one_minus_beta1) * g);
       m2 = static_cast<float>(d(n.beta2) * d(m2) + d(n.one_minus_beta2) * g * g);
       const double denominator = std::sqrt(d(m2)) / d(n.bias2_sqrt) + d(n.eps);
-      p = static_cast<float>(d(p) * d(n.decay[which]) - d(n.step_size[which]) * d(m1) / denominator);
+      p = static_cast<float>(d(p) * d(n.decay[which]) -
+                             d(n.step_size[which]) * d(m1) / denominator);
     }
     result.num_unmasked.push_back(num_on);
   }

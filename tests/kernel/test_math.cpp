@@ -1,4 +1,5 @@
-// The scalar mathematics against independent formulas, the conversions exhaustively, the vector kernels against scalar.
+// The scalar mathematics against independent formulas, the conversions exhaustively, the vector
+// kernels against scalar.
 #include <cfenv>
 #include <cstring>
 #include <limits>
@@ -13,7 +14,9 @@ using namespace alkn_test;
 namespace {
 
 std::uint32_t bits_of(float x) { return bit_copy<std::uint32_t>(x); }
-bool same_number(float a, float b) { return std::isnan(a) ? std::isnan(b) : bits_of(a) == bits_of(b); }
+bool same_number(float a, float b) {
+  return std::isnan(a) ? std::isnan(b) : bits_of(a) == bits_of(b);
+}
 
 }  // namespace
 
@@ -51,7 +54,8 @@ TEST_CASE("16-bit floats: every pattern there and back, and every rounding at it
       wrong += narrow(value, type) != narrow_bits;
       const float next = wide(static_cast<std::uint16_t>(x + 1), type);
       if (!std::isfinite(value) || !std::isfinite(next) || (x & 0x7FFFU) == 0x7FFFU) continue;
-      const auto middle = static_cast<float>((static_cast<double>(value) + static_cast<double>(next)) / 2);
+      const auto middle =
+          static_cast<float>((static_cast<double>(value) + static_cast<double>(next)) / 2);
       const auto even = static_cast<std::uint16_t>((x & 1U) != 0 ? x + 1 : x);
       wrong += narrow(middle, type) != even;
       wrong += narrow(std::nextafter(middle, value), type) != narrow_bits;
@@ -71,7 +75,8 @@ TEST_CASE("all instruction sets convert alike") {
   std::vector<float> floats;
   std::vector<std::uint16_t> narrows;
   for (std::uint32_t x = 0; x < 0x10000U; ++x) narrows.push_back(static_cast<std::uint16_t>(x));
-  for (int i = 0; i < 100003; ++i) floats.push_back(bit_copy<float>(static_cast<std::uint32_t>(numbers.next())));
+  for (int i = 0; i < 100003; ++i)
+    floats.push_back(bit_copy<float>(static_cast<std::uint32_t>(numbers.next())));
   const Kernels& reference = kernels(SimdLevel::scalar);
   for (const SimdLevel level : simd_levels()) {
     INFO(simd_name(level));
@@ -97,7 +102,8 @@ TEST_CASE("sums follow one tree, and are right") {
     for (std::int64_t i = 0; i < n; ++i) {
       g.push_back(numbers.normal(1.0F));
       r.push_back(numbers.normal(1.0F));
-      const long double d = static_cast<long double>(std::fabs(g.back())) * static_cast<long double>(r.back());
+      const long double d =
+          static_cast<long double>(std::fabs(g.back())) * static_cast<long double>(r.back());
       squares += static_cast<long double>(g.back()) * static_cast<long double>(g.back());
       products += d;
       product_squares += d * d;
@@ -105,7 +111,8 @@ TEST_CASE("sums follow one tree, and are right") {
     std::vector<double> first;
     for (const SimdLevel level : simd_levels()) {
       INFO(simd_name(level) << ", " << n);
-      std::vector<double> one(tuning::kSumLanes), three(3 * tuning::kSumLanes), plain(3 * tuning::kSumLanes);
+      std::vector<double> one(tuning::kSumLanes), three(3 * tuning::kSumLanes),
+          plain(3 * tuning::kSumLanes);
       kernels(level).sum_squares(g.data(), n, one.data());
       kernels(level).sum_products(g.data(), r.data(), true, n, three.data());
       kernels(level).sum_products(g.data(), nullptr, false, n, plain.data());
@@ -151,7 +158,8 @@ TEST_CASE("negation, masks and their counts") {
       start.push_back(numbers.normal(1.0F));
     }
     std::vector<float> right;
-    for (std::size_t i = 0; i < param.size(); ++i) right.push_back(std::fma(-0.7F, param[i] - start[i], start[i]));
+    for (std::size_t i = 0; i < param.size(); ++i)
+      right.push_back(std::fma(-0.7F, param[i] - start[i], start[i]));
     for (const SimdLevel level : simd_levels()) {
       const WithSimd with(level);
       INFO(simd_name(level) << ", " << n);
@@ -161,15 +169,18 @@ TEST_CASE("negation, masks and their counts") {
       CHECK(got == right);
       std::vector<float> master = param;
       std::vector<std::uint16_t> narrowed(param.size());
-      negate(narrowed.data(), DType::bfloat16, master.data(), start.data(), n, 0.7F, ParallelFor(pool, 2));
+      negate(narrowed.data(), DType::bfloat16, master.data(), start.data(), n, 0.7F,
+             ParallelFor(pool, 2));
       CHECK(master == right);
       bool rounded = true;
-      for (std::size_t i = 0; i < right.size(); ++i) rounded = rounded && narrowed[i] == float_to_bfloat16(right[i]);
+      for (std::size_t i = 0; i < right.size(); ++i)
+        rounded = rounded && narrowed[i] == float_to_bfloat16(right[i]);
       CHECK(rounded);
     }
   }
-  CHECK_THROWS_WITH(negate(nullptr, DType::float32, nullptr, nullptr, 0, 1.0F, ParallelFor::serial()),
-                    "alkn::kernel::negate: expected a 16-bit parameter, got float32");
+  CHECK_THROWS_WITH(
+      negate(nullptr, DType::float32, nullptr, nullptr, 0, 1.0F, ParallelFor::serial()),
+      "alkn::kernel::negate: expected a 16-bit parameter, got float32");
   std::vector<std::uint64_t> used(100000, 0x0FU), mask(100000, 0x3CU);
   Threads pool{3};
   const ParallelFor parallel(pool, 3);

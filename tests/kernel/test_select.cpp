@@ -1,4 +1,5 @@
-// Exact order statistics, whatever the input: brackets, warm and cold, ties, NaN, infinities, denormals, overflow.
+// Exact order statistics, whatever the input: brackets, warm and cold, ties, NaN, infinities,
+// denormals, overflow.
 #include <cstring>
 #include <limits>
 
@@ -20,7 +21,9 @@ float by_sort(std::vector<float> v, std::int64_t rank) {
   return x == 0 ? 0.0F : x;
 }
 
-bool same(float a, float b) { return std::isnan(a) ? std::isnan(b) : std::memcmp(&a, &b, sizeof a) == 0; }
+bool same(float a, float b) {
+  return std::isnan(a) ? std::isnan(b) : std::memcmp(&a, &b, sizeof a) == 0;
+}
 
 enum class Ties { none, half, nearly_all, all };
 
@@ -29,10 +32,14 @@ std::vector<float> values_with(std::int64_t n, Ties ties, bool special, Numbers&
   const float tied = numbers.below(2) == 0 ? 0.0F : numbers.normal(1.0F);
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t draw = numbers.below(100);
-    const std::int64_t share = ties == Ties::none ? 0 : ties == Ties::half ? 50 : ties == Ties::nearly_all ? 99 : 100;
+    const std::int64_t share = ties == Ties::none         ? 0
+                               : ties == Ties::half       ? 50
+                               : ties == Ties::nearly_all ? 99
+                                                          : 100;
     float x = draw < share ? tied : numbers.normal(1.0F);
     if (special && numbers.below(5) == 0) {
-      const float odd[] = {kNaN, kInf, -kInf, kTiny, -kTiny, 0.0F, -0.0F, 3.4e38F, -3.4e38F, 1e-39F};
+      const float odd[] = {kNaN, kInf,  -kInf,   kTiny,    -kTiny,
+                           0.0F, -0.0F, 3.4e38F, -3.4e38F, 1e-39F};
       x = odd[numbers.below(10)];
     }
     v.push_back(x);
@@ -76,8 +83,8 @@ const auto kSerial = [](std::int64_t num_items, RangeBody body) { body(0, num_it
 }  // namespace
 
 TEST_CASE("keys order as floats do") {
-  const std::vector<float> rising = {-kInf, -3.4e38F, -1.0F, -1e-39F, -kTiny, 0.0F, kTiny,
-                                     1e-39F, 1.0F,    3.4e38F, kInf,   kNaN};
+  const std::vector<float> rising = {-kInf, -3.4e38F, -1.0F, -1e-39F, -kTiny, 0.0F,
+                                     kTiny, 1e-39F,   1.0F,  3.4e38F, kInf,   kNaN};
   for (std::size_t i = 0; i + 1 < rising.size(); ++i) {
     CHECK(order_key(rising[i]) < order_key(rising[i + 1]));
     CHECK(same(key_value(order_key(rising[i])), rising[i]));
@@ -120,7 +127,8 @@ TEST_CASE("an order statistic from counts and candidates is right or missed") {
         values_with(n, static_cast<Ties>(numbers.below(4)), numbers.below(2) == 0, numbers);
     // ends taken from the data, or anywhere
     const auto end = [&] {
-      float x = numbers.below(2) == 0 ? v[static_cast<std::size_t>(numbers.below(n))] : numbers.normal(2.0F);
+      float x = numbers.below(2) == 0 ? v[static_cast<std::size_t>(numbers.below(n))]
+                                      : numbers.normal(2.0F);
       if (numbers.below(10) == 0) x = numbers.below(2) == 0 ? kInf : -kInf;
       return std::isnan(x) ? kInf : x;
     };
@@ -141,7 +149,8 @@ TEST_CASE("an order statistic from counts and candidates is right or missed") {
       pass.counts = &counts, pass.candidates = &list;
       kernels(level).rescan(pass);
       for (std::int64_t i = 0; i < list.size && !list.overflow; ++i) {
-        wrong += !same(values[static_cast<std::size_t>(i)], v[indices[static_cast<std::size_t>(i)]]);
+        wrong +=
+            !same(values[static_cast<std::size_t>(i)], v[indices[static_cast<std::size_t>(i)]]);
       }
       const Ranks ranks{1 + numbers.below(n), 1 + numbers.below(n)};
       const SelectedPair pair = select.run({&list, 1}, p, counts, ranks, ParallelFor::serial());
@@ -191,21 +200,39 @@ TEST_CASE("adversarial scores stay exact, step after step") {
     float (*at)(std::int64_t i, std::int64_t n, int step, Numbers& numbers);
   };
   const Shape shapes[] = {
-      {"normal", [](std::int64_t, std::int64_t, int step, Numbers& r) { return r.normal(std::sqrt(1.0F + static_cast<float>(step))); }},
+      {"normal", [](std::int64_t, std::int64_t, int step,
+                    Numbers& r) { return r.normal(std::sqrt(1.0F + static_cast<float>(step))); }},
       {"all equal", [](std::int64_t, std::int64_t, int, Numbers&) { return 0.25F; }},
-      {"two heavy values", [](std::int64_t i, std::int64_t, int, Numbers&) { return i % 2 == 0 ? 1.0F : -1.0F; }},
-      {"99 % zeros", [](std::int64_t, std::int64_t, int, Numbers& r) { return r.below(100) == 0 ? r.normal(1.0F) : 0.0F; }},
-      {"80 % zeros that move", [](std::int64_t, std::int64_t, int step, Numbers& r) { return r.below(5) == 0 ? r.normal(1.0F) : 0.1F * static_cast<float>(step % 3); }},
-      {"sorted", [](std::int64_t i, std::int64_t size_, int step, Numbers&) { return static_cast<float>(i - size_ / 2) * (1.0F + static_cast<float>(step)); }},
-      {"alternating", [](std::int64_t i, std::int64_t, int, Numbers&) { return (i % 2 == 0 ? 1.0F : -1.0F) * static_cast<float>(i); }},
-      {"misses every step", [](std::int64_t, std::int64_t, int step, Numbers& r) { return r.normal(step % 2 == 0 ? 1.0F : 1000.0F) + static_cast<float>((step * 7919) % 13); }},
-      {"NaN, infinities, denormals", [](std::int64_t i, std::int64_t, int step, Numbers& r) {
+      {"two heavy values",
+       [](std::int64_t i, std::int64_t, int, Numbers&) { return i % 2 == 0 ? 1.0F : -1.0F; }},
+      {"99 % zeros", [](std::int64_t, std::int64_t, int,
+                        Numbers& r) { return r.below(100) == 0 ? r.normal(1.0F) : 0.0F; }},
+      {"80 % zeros that move",
+       [](std::int64_t, std::int64_t, int step, Numbers& r) {
+         return r.below(5) == 0 ? r.normal(1.0F) : 0.1F * static_cast<float>(step % 3);
+       }},
+      {"sorted",
+       [](std::int64_t i, std::int64_t size_, int step, Numbers&) {
+         return static_cast<float>(i - size_ / 2) * (1.0F + static_cast<float>(step));
+       }},
+      {"alternating", [](std::int64_t i, std::int64_t, int,
+                         Numbers&) { return (i % 2 == 0 ? 1.0F : -1.0F) * static_cast<float>(i); }},
+      {"misses every step",
+       [](std::int64_t, std::int64_t, int step, Numbers& r) {
+         return r.normal(step % 2 == 0 ? 1.0F : 1000.0F) + static_cast<float>((step * 7919) % 13);
+       }},
+      {"NaN, infinities, denormals",
+       [](std::int64_t i, std::int64_t, int step, Numbers& r) {
          const float odd[] = {kNaN, kInf, -kInf, kTiny, -kTiny};
-         return r.below(5) == 0 ? odd[(i + step) % 5] : r.normal(1e-38F); }},
-      {"half NaN", [](std::int64_t, std::int64_t, int, Numbers& r) { return r.below(2) == 0 ? kNaN : r.normal(1.0F); }},
+         return r.below(5) == 0 ? odd[(i + step) % 5] : r.normal(1e-38F);
+       }},
+      {"half NaN", [](std::int64_t, std::int64_t, int,
+                      Numbers& r) { return r.below(2) == 0 ? kNaN : r.normal(1.0F); }},
       {"all NaN", [](std::int64_t, std::int64_t, int, Numbers&) { return kNaN; }},
-      {"all infinite", [](std::int64_t, std::int64_t, int step, Numbers&) { return step % 2 == 0 ? kInf : -kInf; }},
-      {"rows of zeros", [](std::int64_t i, std::int64_t, int, Numbers& r) { return (i / 768) % 4 == 0 ? r.normal(1.0F) : 0.0F; }},
+      {"all infinite",
+       [](std::int64_t, std::int64_t, int step, Numbers&) { return step % 2 == 0 ? kInf : -kInf; }},
+      {"rows of zeros", [](std::int64_t i, std::int64_t, int,
+                           Numbers& r) { return (i / 768) % 4 == 0 ? r.normal(1.0F) : 0.0F; }},
   };
   Threads pool{2};
   for (const Shape& shape : shapes) {
@@ -214,7 +241,8 @@ TEST_CASE("adversarial scores stay exact, step after step") {
     int wrong = 0;
     for (int step = 0; step < 7; ++step) {
       std::vector<float> v(size);
-      for (std::size_t i = 0; i < size; ++i) v[i] = shape.at(static_cast<std::int64_t>(i), n, step, numbers);
+      for (std::size_t i = 0; i < size; ++i)
+        v[i] = shape.at(static_cast<std::int64_t>(i), n, step, numbers);
       wrong += !scores.step(v, pool, 2);
     }
     CHECK(wrong == 0);

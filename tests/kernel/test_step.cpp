@@ -1,4 +1,5 @@
-// The whole step against the reference, for every option, type, instruction set and number of threads.
+// The whole step against the reference, for every option, type, instruction set and number of
+// threads.
 #include <cstring>
 #include <limits>
 
@@ -23,9 +24,9 @@ struct Setting {
   std::int64_t shift = 0;
 };
 
-const std::vector<std::int64_t> kSizes = {0,  1,   7,   8,   9,   10,    11,   15,    16,   17,  31,
-                                          63, 64,  65,  127, 128, 129,   255,  256,   257,  997, 2047,
-                                          2048, 2049, 65535, 65536, 65537, 131072 + 63, 200003};
+const std::vector<std::int64_t> kSizes = {
+    0,   1,   7,   8,   9,   10,  11,   15,   16,   17,    31,    63,    64,          65,    127,
+    128, 129, 255, 256, 257, 997, 2047, 2048, 2049, 65535, 65536, 65537, 131072 + 63, 200003};
 
 std::vector<OwnedTensor> make_tensors(const Setting& s, const std::vector<std::int64_t>& sizes,
                                       std::uint64_t seed) {
@@ -62,8 +63,9 @@ void new_gradients(std::vector<OwnedTensor>& tensors, const Setting& s, int step
 }
 
 template <class Pool>
-StepResult take_step(CpuStep& cpu, std::vector<OwnedTensor>& tensors, const StepArgs& args, Pool& pool,
-                     std::int64_t threads, std::vector<std::int64_t>* num_unmasked = nullptr) {
+StepResult take_step(CpuStep& cpu, std::vector<OwnedTensor>& tensors, const StepArgs& args,
+                     Pool& pool, std::int64_t threads,
+                     std::vector<std::int64_t>* num_unmasked = nullptr) {
   std::vector<StepTensor> views;
   for (OwnedTensor& t : tensors) views.push_back(t.view());
   const StepResult result = cpu.run(views.data(), static_cast<std::int64_t>(views.size()), args,
@@ -82,7 +84,8 @@ float largest(const std::vector<float>& v) {
 }
 
 /// Compares all that a step writes; a mask bit may differ where the score is at the threshold.
-void compare(const std::vector<OwnedTensor>& got, const std::vector<OwnedTensor>& want, const Setting& s) {
+void compare(const std::vector<OwnedTensor>& got, const std::vector<OwnedTensor>& want,
+             const Setting& s) {
   for (std::size_t k = 0; k < got.size(); ++k) {
     const OwnedTensor &a = got[k], &b = want[k];
     INFO("size " << a.size);
@@ -90,7 +93,9 @@ void compare(const std::vector<OwnedTensor>& got, const std::vector<OwnedTensor>
     const float first_bound = 1e-6F * largest(b.exp_avg);
     const float second_bound = 1e-6F * largest(b.exp_avg_sq);
     const bool localized = s.args.mask == MaskKind::localized;
-    if (localized) CHECK(std::fabs(a.threshold - b.threshold) <= 1e-6F * std::max(largest(b.score), std::fabs(b.threshold)));
+    if (localized)
+      CHECK(std::fabs(a.threshold - b.threshold) <=
+            1e-6F * std::max(largest(b.score), std::fabs(b.threshold)));
     std::int64_t wrong = 0, moments = 0, params = 0, outs = 0, narrows = 0, bits = 0;
     for (std::int64_t i = 0; i < a.size; ++i) {
       const std::size_t at = a.at(i);
@@ -309,10 +314,12 @@ TEST_CASE("the same bits in every build") {
       }
     };
     for (const OwnedTensor& t : tensors) {
-      mix(t.param), mix(t.param_narrow), mix(t.exp_avg), mix(t.exp_avg_sq), mix(t.score), mix(t.mask);
+      mix(t.param), mix(t.param_narrow), mix(t.exp_avg), mix(t.exp_avg_sq), mix(t.score),
+          mix(t.mask);
       mix(std::vector<float>{t.threshold});
     }
-    INFO(simd_name(level) << ", later " << s.second_task << ", bfloat16 " << (s.type != DType::float32));
+    INFO(simd_name(level) << ", later " << s.second_task << ", bfloat16 "
+                          << (s.type != DType::float32));
     const std::uint64_t pinned[2][2] = {{0xB20D887C2D3EFE44U, 0x7CFF44A3D6E7D896U},
                                         {0x95843AE0A40BAE3AU, 0xB0B9F957CC97BB00U}};
     CHECK(hash == pinned[s.second_task ? 1 : 0][s.type == DType::float32 ? 0 : 1]);
@@ -335,7 +342,8 @@ TEST_CASE("a step with the sizes of the last one allocates nothing") {
       std::vector<StepTensor> views;
       for (OwnedTensor& t : tensors) views.push_back(t.view());
       const std::int64_t before = num_allocations();
-      cpu.run(views.data(), static_cast<std::int64_t>(views.size()), s.args, ParallelFor(kSerialPool, 2));
+      cpu.run(views.data(), static_cast<std::int64_t>(views.size()), s.args,
+              ParallelFor(kSerialPool, 2));
       INFO("step " << step);
       if (step > 1) CHECK(num_allocations() == before);
     }
@@ -362,7 +370,8 @@ TEST_CASE("thousands of small tensors") {
 TEST_CASE("a norm that is not finite skips the step and writes nothing") {
   Setting s = localized();
   s.second_task = GENERATE(false, true);
-  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
     for (const double max_norm : {0.0, 1.0}) {
       s.args.max_norm = max_norm;
       std::vector<OwnedTensor> got = make_tensors(s, {100, 70000}, 7), before = got;
@@ -416,25 +425,34 @@ TEST_CASE("what is missing is named before anything is written") {
     return "no error";
   };
   const std::string head = "alkn::kernel::CpuStep: expected ";
-  CHECK(message([](StepTensor& t) { t.grad = nullptr; }, s.args) == head + "a gradient, got null (tensor 1)");
-  CHECK(message([](StepTensor& t) { t.param = nullptr; }, s.args) == head + "a parameter, got null (tensor 1)");
+  CHECK(message([](StepTensor& t) { t.grad = nullptr; }, s.args) ==
+        head + "a gradient, got null (tensor 1)");
+  CHECK(message([](StepTensor& t) { t.param = nullptr; }, s.args) ==
+        head + "a parameter, got null (tensor 1)");
   CHECK(message([](StepTensor& t) { t.type = DType::bfloat16; }, s.args) ==
         head + "fp32 masters of a 16-bit parameter, got null (tensor 1)");
-  CHECK(message([](StepTensor& t) { t.exp_avg_sq = nullptr; }, s.args) == head + "two moments, got null (tensor 1)");
-  CHECK(message([](StepTensor& t) { t.mask = nullptr; }, s.args) == head + "a mask, got null (tensor 1)");
-  CHECK(message([](StepTensor& t) { t.retain = nullptr; }, s.args) == head + "a retain gradient, got null (tensor 1)");
-  CHECK(message([](StepTensor& t) { t.score = nullptr; }, s.args) == head + "a score, got null (tensor 1)");
-  CHECK(message([](StepTensor& t) { t.size = -1; }, s.args) == head + "a size of at least 0, got -1 (tensor 1)");
+  CHECK(message([](StepTensor& t) { t.exp_avg_sq = nullptr; }, s.args) ==
+        head + "two moments, got null (tensor 1)");
+  CHECK(message([](StepTensor& t) { t.mask = nullptr; }, s.args) ==
+        head + "a mask, got null (tensor 1)");
+  CHECK(message([](StepTensor& t) { t.retain = nullptr; }, s.args) ==
+        head + "a retain gradient, got null (tensor 1)");
+  CHECK(message([](StepTensor& t) { t.score = nullptr; }, s.args) ==
+        head + "a score, got null (tensor 1)");
+  CHECK(message([](StepTensor& t) { t.size = -1; }, s.args) ==
+        head + "a size of at least 0, got -1 (tensor 1)");
   StepArgs foreign = s.args;
   foreign.update = Update::gradient;
-  CHECK(message([](StepTensor& t) { t.grad_out = nullptr; }, foreign) == head + "grad_out, got null (tensor 1)");
+  CHECK(message([](StepTensor& t) { t.grad_out = nullptr; }, foreign) ==
+        head + "grad_out, got null (tensor 1)");
   CHECK(tensors[0].exp_avg == std::vector<float>(100, 0.0F));
 }
 
 TEST_CASE("grad_out may be the gradient itself") {
   Setting s = localized();
   s.args.update = Update::gradient;
-  std::vector<OwnedTensor> apart = make_tensors(s, {70001}, 7), in_place = make_tensors(s, {70001}, 7);
+  std::vector<OwnedTensor> apart = make_tensors(s, {70001}, 7),
+                           in_place = make_tensors(s, {70001}, 7);
   new_gradients(apart, s, 1);
   new_gradients(in_place, s, 1);
   CpuStep one, two;
@@ -454,7 +472,8 @@ TEST_CASE("check values of the mask step") {
   for (int i = 1; i <= 40; ++i) t.set_retain(i - 1, static_cast<float>(std::sin(0.37 * i)));
   CpuStep cpu;
   const auto step = [&](int k, double eta, std::int64_t unmasked, double sum, double abs_sum) {
-    for (int i = 1; i <= 40; ++i) t.set_grad(i - 1, static_cast<float>(0.5 * std::sin((0.71 + 0.11 * k) * i)));
+    for (int i = 1; i <= 40; ++i)
+      t.set_grad(i - 1, static_cast<float>(0.5 * std::sin((0.71 + 0.11 * k) * i)));
     t.adamw = adamw_numbers(k + 1, 1e-3, 0.01);
     StepTensor view = t.view();
     args.update = Update::gradient;

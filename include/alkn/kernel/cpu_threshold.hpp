@@ -250,8 +250,8 @@ class CpuThresholds {
       Candidates found = own_candidates(worker);
       PivotCounts counts;
       worker.score_select(t, chunk, pivots, counts, found);
-      const SelectedPair pair =
-          worker.scratch().select.run({&found, 1}, pivots, counts, how.ranks(), ParallelFor::serial());
+      const SelectedPair pair = worker.scratch().select.run({&found, 1}, pivots, counts,
+                                                            how.ranks(), ParallelFor::serial());
       if (pair.found()) {
         history.hit(pair, pivots, t.size, false);
         history.observe(how, pair.low.value, pair.high.value);

@@ -84,7 +84,8 @@ class Track {
   }
   void count(float a, float b, std::int64_t inside, std::int64_t n) {
     const double width = static_cast<double>(b) - static_cast<double>(a);
-    if (width > 0 && width < 1e38) density_ = static_cast<double>(inside) / static_cast<double>(n) / width;
+    if (width > 0 && width < 1e38)
+      density_ = static_cast<double>(inside) / static_cast<double>(n) / width;
   }
   void bracket(float& a, float& b) const {
     const float center = value_ + delta_;

@@ -213,9 +213,11 @@ class PairSelect {
     const std::int64_t above = in.closed ? in.ge_a - inside : in.ge_b;
     if (!in.closed && rank <= in.gt_b) {
       if (in.b < std::numeric_limits<float>::infinity()) return {};
-      return {Outcome::found, std::numeric_limits<float>::quiet_NaN(), true, inside};  // NaN is above
+      return {Outcome::found, std::numeric_limits<float>::quiet_NaN(), true,
+              inside};  // NaN is above
     }
-    if (!in.closed && rank <= in.ge_b) return {Outcome::found, in.b == 0 ? 0.0F : in.b, true, inside};
+    if (!in.closed && rank <= in.ge_b)
+      return {Outcome::found, in.b == 0 ? 0.0F : in.b, true, inside};
     if (rank > in.ge_a || lost || rank <= above) return {};
     if (rank > above + inside) return {Outcome::found, in.a == 0 ? 0.0F : in.a, true, inside};
     target.rank = rank - above;

@@ -114,10 +114,10 @@ struct AdamWArchive;
 ///     theta = theta (1 - lr wd) - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 ///
 /// bfloat16 and half parameters are stepped through fp32 masters. From equal state a step differs
-/// from torch::optim::AdamW's by at most 4 eps max(|theta|, lr): the second moment is summed in one.
-/// Gradients that are not finite are taken as they are, as LibTorch's does; an Unlearner's task
-/// skips such a step. Cost: 28 bytes of memory traffic an fp32 parameter; no allocation
-/// after the first step.
+/// from torch::optim::AdamW's by at most 4 eps max(|theta|, lr): the second moment is summed in
+/// one. Gradients that are not finite are taken as they are, as LibTorch's does; an Unlearner's
+/// task skips such a step. Cost: 28 bytes of memory traffic an fp32 parameter; no allocation after
+/// the first step.
 class AdamW : public torch::optim::Optimizer {
  public:
   /// Groups with AdamWOptions of their own, complete in themselves, or with none: `defaults`.

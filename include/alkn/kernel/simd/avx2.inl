@@ -5,9 +5,15 @@ inline constexpr int kDoubles = 4;
 inline constexpr int kSquareVectors = 8;
 inline constexpr int kProductVectors = 4;
 
-struct F { __m256 v; };
-struct D { __m256d v; };
-struct M { __m256 v; };  // all bits of a lane, or none
+struct F {
+  __m256 v;
+};
+struct D {
+  __m256d v;
+};
+struct M {
+  __m256 v;
+};  // all bits of a lane, or none
 
 ALKN_INLINE F set(float x) { return {_mm256_set1_ps(x)}; }
 ALKN_INLINE F load(const float* p) { return {_mm256_loadu_ps(p)}; }
@@ -83,8 +89,8 @@ ALKN_INLINE void round_bfloat16_at(std::uint16_t* p, F x) {
   const __m256i bits = _mm256_castps_si256(x.v);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
-  const __m256i rounded = _mm256_blendv_epi8(_mm256_srli_epi32(up, 16),
-                                             _mm256_set1_epi32(0x7FC0), is_nan);
+  const __m256i rounded =
+      _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), _mm256_set1_epi32(0x7FC0), is_nan);
   const __m128i low = _mm256_castsi256_si128(rounded);
   const __m128i high = _mm256_extracti128_si256(rounded, 1);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(low, high));

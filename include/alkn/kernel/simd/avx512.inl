@@ -5,14 +5,20 @@ inline constexpr int kDoubles = 8;
 inline constexpr int kSquareVectors = 16;
 inline constexpr int kProductVectors = 4;
 
-// Some unmasked intrinsics of g++ 12 warn of their own uninitialised variables; with a full mask they do not, and
-// compile to the same instruction.
+// Some unmasked intrinsics of g++ 12 warn of their own uninitialised variables; with a full mask
+// they do not, and compile to the same instruction.
 inline constexpr __mmask8 kAll8 = 0xFF;
 inline constexpr __mmask16 kAll16 = 0xFFFF;
 
-struct F { __m512 v; };
-struct D { __m512d v; };
-struct M { __mmask16 v; };
+struct F {
+  __m512 v;
+};
+struct D {
+  __m512d v;
+};
+struct M {
+  __mmask16 v;
+};
 
 ALKN_INLINE F set(float x) { return {_mm512_set1_ps(x)}; }
 ALKN_INLINE F load(const float* p) { return {_mm512_loadu_ps(p)}; }
@@ -39,7 +45,9 @@ ALKN_INLINE M less_equal_where(M m, F a, F b) {
 ALKN_INLINE M and_not(M a, M b) { return {_kandn_mask16(b.v, a.v)}; }
 ALKN_INLINE M either(M a, M b) { return {_kor_mask16(a.v, b.v)}; }
 ALKN_INLINE M all_if(bool on) { return {static_cast<__mmask16>(on ? 0xFFFFU : 0U)}; }
-ALKN_INLINE M mask_at(std::uint64_t word, int shift) { return {static_cast<__mmask16>(word >> shift)}; }
+ALKN_INLINE M mask_at(std::uint64_t word, int shift) {
+  return {static_cast<__mmask16>(word >> shift)};
+}
 ALKN_INLINE std::uint64_t bits_of(M m) { return static_cast<std::uint64_t>(m.v); }
 ALKN_INLINE F blend(M m, F on, F off) { return {_mm512_mask_blend_ps(m.v, off.v, on.v)}; }
 ALKN_INLINE F keep_if(M m, F a) { return {_mm512_maskz_mov_ps(m.v, a.v)}; }
@@ -70,24 +78,25 @@ ALKN_INLINE D bit_and(D a, D b) { return {_mm512_and_pd(a.v, b.v)}; }
 
 ALKN_INLINE F widen_bfloat16_at(const std::uint16_t* p) {
   const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return {_mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAll16, _mm512_maskz_cvtepu16_epi32(kAll16, x), 16))};
+  return {_mm512_castsi512_ps(
+      _mm512_maskz_slli_epi32(kAll16, _mm512_maskz_cvtepu16_epi32(kAll16, x), 16))};
 }
 ALKN_INLINE F widen_half_at(const std::uint16_t* p) {
   return {_mm512_maskz_cvtph_ps(kAll16, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
 ALKN_INLINE void round_bfloat16_at(std::uint16_t* p, F x) {
   const __m512i bits = _mm512_castps_si512(x.v);
-  const __m512i odd = _mm512_and_si512(_mm512_maskz_srli_epi32(kAll16, bits, 16), _mm512_set1_epi32(1));
+  const __m512i odd =
+      _mm512_and_si512(_mm512_maskz_srli_epi32(kAll16, bits, 16), _mm512_set1_epi32(1));
   const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
-  const __m512i rounded = _mm512_mask_mov_epi32(_mm512_maskz_srli_epi32(kAll16, up, 16),
-                                                _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q),
-                                                _mm512_set1_epi32(0x7FC0));
+  const __m512i rounded =
+      _mm512_mask_mov_epi32(_mm512_maskz_srli_epi32(kAll16, up, 16),
+                            _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), _mm512_set1_epi32(0x7FC0));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(kAll16, rounded));
 }
 ALKN_INLINE void round_half_at(std::uint16_t* p, F x) {
   const __m512 nan = _mm512_castsi512_ps(_mm512_set1_epi32(0x7FC00000));
-  const __m512 quiet =
-      _mm512_mask_mov_ps(x.v, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), nan);
+  const __m512 quiet = _mm512_mask_mov_ps(x.v, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), nan);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm512_maskz_cvtps_ph(kAll16, quiet, _MM_FROUND_TO_NEAREST_INT));
 }

@@ -1,4 +1,5 @@
-// The elementwise formulas of a step, once for every instruction set. Each product that meets a sum is a written fma.
+// The elementwise formulas of a step, once for every instruction set. Each product that meets a sum
+// is a written fma.
 
 /// The numbers of a score, one in every lane.
 struct ScoreLanes {
@@ -9,7 +10,8 @@ ALKN_INLINE ScoreLanes score_lanes(const ScoreNumbers& numbers) {
           sign_mask(!numbers.absolute)};
 }
 
-/// m + a d - mu k M with d = g r, or |g| r for the ratio score; g is clipped already (spec: section 3).
+/// m + a d - mu k M with d = g r, or |g| r for the ratio score; g is clipped already (spec: section
+/// 3).
 ALKN_INLINE F grown_score(const ScoreLanes& c, F grad, F retain, F score, M in_union) {
   const F d = mul(bit_and(grad, c.signs), retain);
   return sub(fma(c.alignment, d, score), keep_if(in_union, c.penalty));
@@ -21,9 +23,10 @@ struct AdamWLanes {
   F beta1, one_minus_beta1, beta2, one_minus_beta2, bias2_sqrt, eps;
 };
 ALKN_INLINE AdamWLanes adamw_lanes(const AdamWNumbers& n) {
-  return {set(n.decay[0]), set(n.decay[1]), set(n.step_size[0]), set(n.step_size[1]),
-          set(n.beta1), set(n.one_minus_beta1), set(n.beta2), set(n.one_minus_beta2),
-          set(n.bias2_sqrt), set(n.eps)};
+  return {set(n.decay[0]),     set(n.decay[1]),        set(n.step_size[0]),
+          set(n.step_size[1]), set(n.beta1),           set(n.one_minus_beta1),
+          set(n.beta2),        set(n.one_minus_beta2), set(n.bias2_sqrt),
+          set(n.eps)};
 }
 
 struct AdamWState {

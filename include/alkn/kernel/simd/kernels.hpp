@@ -28,7 +28,8 @@
 #define ALKN_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-// The vector layer comes first, a block of its own, so that no formatter sorts it behind the bodies.
+// The vector layer comes first, a block of its own, so that no formatter sorts it behind the
+// bodies.
 namespace alkn::kernel::scalar {
 #include <alkn/kernel/simd/scalar.inl>
 

@@ -19,13 +19,17 @@ ALKN_INLINE F div(F a, F b) { return a / b; }
 ALKN_INLINE F neg(F a) { return -a; }
 ALKN_INLINE F fma(F a, F b, F c) { return exact_fma(a, b, c); }
 #if defined(__SSE__)
-ALKN_INLINE F root(F a) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(a))); }  // std::sqrt would set errno
+ALKN_INLINE F root(F a) {
+  return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(a)));
+}  // std::sqrt would set errno
 #elif defined(__aarch64__)
 ALKN_INLINE F root(F a) { return vget_lane_f32(vsqrt_f32(vdup_n_f32(a)), 0); }
 #else
 ALKN_INLINE F root(F a) { return std::sqrt(a); }
 #endif
-ALKN_INLINE F sign_mask(bool keep_sign) { return bit_copy<float>(keep_sign ? 0xFFFFFFFFU : 0x7FFFFFFFU); }
+ALKN_INLINE F sign_mask(bool keep_sign) {
+  return bit_copy<float>(keep_sign ? 0xFFFFFFFFU : 0x7FFFFFFFU);
+}
 ALKN_INLINE F bit_and(F a, F b) {
   return bit_copy<float>(bit_copy<std::uint32_t>(a) & bit_copy<std::uint32_t>(b));
 }

@@ -7,11 +7,22 @@ struct SelectLanes {
 };
 
 ALKN_INLINE SelectLanes select_lanes(const Pivots& p) {
-  return {set(p.low_a), set(p.low_b), set(p.high_a), set(p.high_b), set(p.eta_a), set(p.eta_b),
-          {}, {}, {}, {}, {}, {}};
+  return {set(p.low_a),
+          set(p.low_b),
+          set(p.high_a),
+          set(p.high_b),
+          set(p.eta_a),
+          set(p.eta_b),
+          {},
+          {},
+          {},
+          {},
+          {},
+          {}};
 }
 
-/// Counts one vector of scores; returns which of them lie in a bracket. Sets `on` where score > eta_b.
+/// Counts one vector of scores; returns which of them lie in a bracket. Sets `on` where score >
+/// eta_b.
 template <bool kClosed>
 ALKN_INLINE M count_scores(SelectLanes& s, F score, M& on) {
   on = greater(score, s.eta_b);
@@ -48,7 +59,8 @@ inline std::uint64_t word_at(const std::uint64_t* words, std::int64_t i) {
   return words != nullptr ? words[i >> 6U] : 0;
 }
 
-/// What is left of `pass` from element i on; the last, partial vector of a word, whose bits are `used` and `mask`.
+/// What is left of `pass` from element i on; the last, partial vector of a word, whose bits are
+/// `used` and `mask`.
 inline ScorePass tail_of(const ScorePass& pass, std::int64_t i, const std::uint64_t* used,
                          std::uint64_t* mask) {
   ScorePass tail = pass;
@@ -71,7 +83,8 @@ inline int vector_lanes(std::int64_t left) {
 /// What a score pass selects: nothing, or the scores in open or in closed intervals.
 enum class Select { none, open, closed };
 
-/// kGrow: the score grows (else it stands already); kSelect: with counts, candidates and, if it grows, mask bits.
+/// kGrow: the score grows (else it stands already); kSelect: with counts, candidates and, if it
+/// grows, mask bits.
 template <bool kGrow, Select kSelected>
 inline void score_words(const ScorePass& given) {
   constexpr bool kSelect = kSelected != Select::none;

@@ -1,5 +1,6 @@
-// Sums in double: element i of a chunk goes to accumulator i mod kSumLanes. A block of rows of kSumLanes elements
-// stays in the first-level cache while groups of columns pass over it, each with its accumulators in registers.
+// Sums in double: element i of a chunk goes to accumulator i mod kSumLanes. A block of rows of
+// kSumLanes elements stays in the first-level cache while groups of columns pass over it, each with
+// its accumulators in registers.
 
 inline constexpr std::int64_t kRows = 16;
 
@@ -42,7 +43,7 @@ inline void sum_squares(const float* grad, std::int64_t size, double* lanes) {
 
 template <int kVectors, bool kRetain>
 ALKN_INLINE void product_columns(const float* grad, const float* retain, D signs, std::int64_t rows,
-                            double* lanes) {
+                                 double* lanes) {
   D square[kVectors], sum[kVectors], product_square[kVectors];
   ALKN_UNROLL
   for (int v = 0; v < kVectors; ++v) {

@@ -3,7 +3,8 @@
 /// Where an update knows from which entries are on.
 enum class Source { all, bits, scored, fused };
 
-/// What is left of `pass` from element i on; the last, partial vector of a word, whose bits are `used` and `mask`.
+/// What is left of `pass` from element i on; the last, partial vector of a word, whose bits are
+/// `used` and `mask`.
 inline UpdatePass tail_of(const UpdatePass& pass, std::int64_t i, const std::uint64_t* used,
                           std::uint64_t* mask) {
   UpdatePass tail = pass;
@@ -20,8 +21,8 @@ inline UpdatePass tail_of(const UpdatePass& pass, std::int64_t i, const std::uin
 
 /// Which entries are on; grows the score where the source says so.
 template <Source kSource>
-ALKN_INLINE M entries_on(const UpdatePass& pass, std::int64_t i, int lane, std::uint64_t word, F grad,
-                    const ScoreLanes& c, F threshold, M in_union, M all) {
+ALKN_INLINE M entries_on(const UpdatePass& pass, std::int64_t i, int lane, std::uint64_t word,
+                         F grad, const ScoreLanes& c, F threshold, M in_union, M all) {
   if constexpr (kSource == Source::all) {
     return all;
   } else if constexpr (kSource == Source::bits) {
@@ -37,8 +38,8 @@ ALKN_INLINE M entries_on(const UpdatePass& pass, std::int64_t i, int lane, std::
 }
 
 template <bool kAdamW>
-ALKN_INLINE void move_entries(const UpdatePass& pass, std::int64_t i, const AdamWLanes& adamw, F grad,
-                         M in_union, M moves) {
+ALKN_INLINE void move_entries(const UpdatePass& pass, std::int64_t i, const AdamWLanes& adamw,
+                              F grad, M in_union, M moves) {
   if constexpr (kAdamW) {
     const AdamWState old{load(pass.param + i), load(pass.exp_avg + i), load(pass.exp_avg_sq + i)};
     const AdamWState now = adamw_step(adamw, grad, in_union, old);
@@ -70,8 +71,7 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
     for (int lane = 0; lane < lanes; lane += kWidth) {
       const F grad = mul(load(pass.grad + i + lane), c.scale);
       const M in_union = mask_at(used, lane);
-      const M on =
-          entries_on<kSource>(pass, i, lane, given, grad, c, threshold, in_union, all);
+      const M on = entries_on<kSource>(pass, i, lane, given, grad, c, threshold, in_union, all);
       if constexpr (kWrites) word |= bits_of(on) << lane;
       const F masked = kSource == Source::all ? grad : keep_if(on, grad);
       move_entries<kAdamW>(pass, i + lane, adamw, masked, in_union, either(on, thawed));
