@@ -49,7 +49,7 @@ std::string read(const std::string& file) {
 }  // namespace
 
 TEST_CASE("the example of the page is this file's", "[docs]") {
-  const std::string source = read(__FILE__), mark = "// [example]\n";
+  const std::string source = read(ALKN_METRICS_EXAMPLE), mark = "// [example]\n";
   const std::size_t begin = source.find(mark) + mark.size();
   const std::string example = source.substr(begin, source.find(mark, begin) - begin);
   REQUIRE(example.size() > 1000);

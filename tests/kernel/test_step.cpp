@@ -320,8 +320,8 @@ TEST_CASE("the same bits in every build") {
     }
     INFO(simd_name(level) << ", later " << s.second_task << ", bfloat16 "
                           << (s.type != DType::float32));
-    const std::uint64_t pinned[2][2] = {{0xB20D887C2D3EFE44U, 0x7CFF44A3D6E7D896U},
-                                        {0x95843AE0A40BAE3AU, 0xB0B9F957CC97BB00U}};
+    const std::uint64_t pinned[2][2] = {{0xF39B4005E9944610U, 0x61E0F8F5EEB774FAU},
+                                        {0x12C3A5523C14BCF8U, 0x783B63D1E1934AD7U}};
     CHECK(hash == pinned[s.second_task ? 1 : 0][s.type == DType::float32 ? 0 : 1]);
   }
 }
