@@ -91,6 +91,10 @@ struct OwnedTensor {
   std::vector<float> param, grad, grad_out, exp_avg, exp_avg_sq, retain, score;
   std::vector<std::uint16_t> param_narrow, grad_narrow, retain_narrow;
   std::vector<std::uint64_t> used, mask;
+  /// The compact state: bfloat16 exp_avg, exp_avg_sq, score; the fp32 arrays are not used then.
+  std::vector<std::uint16_t> exp_avg_narrow, exp_avg_sq_narrow, score_narrow;
+  bool compact = false;
+  std::uint64_t seed = 0;
   bool has_used = false;
   AdamWNumbers adamw;
   float threshold = 0;
@@ -123,6 +127,11 @@ struct OwnedTensor {
     retain[at(i)] = retain_type == DType::float32 ? x : wide(retain_narrow[at(i)], retain_type);
   }
 
+  void make_compact() {
+    compact = true;
+    for (auto* v : {&exp_avg_narrow, &exp_avg_sq_narrow, &score_narrow}) v->assign(grad.size(), 0);
+  }
+
   [[nodiscard]] StepTensor view() {
     const bool low = type != DType::float32;
     StepTensor t;
@@ -136,6 +145,13 @@ struct OwnedTensor {
     t.retain = retain_type == DType::float32 ? static_cast<const void*>(retain.data() + shift)
                                              : retain_narrow.data() + shift;
     t.score = score.data() + shift;
+    if (compact) {
+      t.state_type = DType::bfloat16;
+      t.rounding_seed = seed;
+      t.exp_avg = exp_avg_narrow.data() + shift;
+      t.exp_avg_sq = exp_avg_sq_narrow.data() + shift;
+      t.score = score_narrow.data() + shift;
+    }
     t.used = has_used ? used.data() : nullptr;
     t.mask = mask.data();
     t.adamw = adamw;

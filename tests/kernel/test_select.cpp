@@ -147,7 +147,7 @@ TEST_CASE("an order statistic from counts and candidates is right or missed") {
       ScorePass pass;
       pass.size = n, pass.score_in = v.data(), pass.pivots = p;
       pass.counts = &counts, pass.candidates = &list;
-      kernels(level).rescan(pass);
+      kernels(level).fp32.rescan(pass);
       for (std::int64_t i = 0; i < list.size && !list.overflow; ++i) {
         wrong +=
             !same(values[static_cast<std::size_t>(i)], v[indices[static_cast<std::size_t>(i)]]);

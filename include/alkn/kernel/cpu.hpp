@@ -76,6 +76,11 @@ class CpuStep {
                                   ")");
     }
     if (t.size == 0) return;
+    if (t.state_type == DType::float16) {
+      throw std::invalid_argument(
+          "alkn::kernel::CpuStep: expected a state of float32 or bfloat16, got float16 (tensor " +
+          std::to_string(index) + ")");
+    }
     need(t.grad != nullptr, "a gradient");
     if (args.update == Update::adamw) {
       need(t.param != nullptr, "a parameter");
@@ -140,11 +145,11 @@ class CpuStep {
         const Chunk& chunk = chunks_[c];
         const StepTensor& t = run.tensors[chunk.tensor];
         if (numbers.args.mask == MaskKind::none) {
-          worker.update(t, chunk, run.kernels.update_all);
+          worker.update(t, chunk, worker.state_kernels(t).update_all);
         } else if (numbers.args.mask == MaskKind::given) {
-          worker.update(t, chunk, run.kernels.update_bits);
+          worker.update(t, chunk, worker.state_kernels(t).update_bits);
         } else {
-          run.unmasked[c] = worker.update(t, chunk, run.kernels.update_fused, true);
+          run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_fused, true);
         }
       }
     });

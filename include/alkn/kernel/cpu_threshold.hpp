@@ -31,14 +31,6 @@ struct StepRun {
   std::int64_t* unmasked;  ///< out, per chunk
 };
 
-/// A well mixed number of a counter (SplitMix64).
-inline std::uint64_t mixed(std::uint64_t x) noexcept {
-  x += 0x9E3779B97F4A7C15U;
-  x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9U;
-  x = (x ^ (x >> 27U)) * 0x94D049BB133111EBU;
-  return x ^ (x >> 31U);
-}
-
 class CpuThresholds {
  public:
   void reset() { predictors_.clear(); }
@@ -71,6 +63,21 @@ class CpuThresholds {
     Pivots pivots;
     std::int64_t first_slot = 0;  ///< of its chunks in the group
   };
+
+  /// Calls fn with the scores, fp32 or bfloat16, as something to index.
+  template <class Fn>
+  static void with_scores(const StepTensor& t, Fn fn) {
+    if (t.state_type == DType::bfloat16) {
+      fn(Bfloat16Values{static_cast<const std::uint16_t*>(t.score)});
+    } else {
+      fn(static_cast<const float*>(t.score));
+    }
+  }
+  static float score_of(const StepTensor& t, std::int64_t i) {
+    float value = 0;
+    with_scores(t, [&](auto scores) { value = scores[i]; });
+    return value;
+  }
 
   static bool learns(const StepTensor& t) {
     return t.learns_threshold && t.size >= tuning::kMinLocalized;
@@ -211,7 +218,7 @@ class CpuThresholds {
         const std::int64_t at = (from + static_cast<std::int64_t>(jitter)) * tuning::kSampleLine;
         float* out = sample_scores_.data() + line * tuning::kSampleLine;
         if (stand) {
-          std::copy_n(t.score + at, tuning::kSampleLine, out);
+          for (std::int64_t i = 0; i < tuning::kSampleLine; ++i) out[i] = score_of(t, at + i);
         } else {
           worker.score(t, at, tuning::kSampleLine, out);
         }
@@ -231,7 +238,7 @@ class CpuThresholds {
     StepTensor& t = run.tensors[chunk.tensor];
     const TensorState& state = states_[static_cast<std::size_t>(chunk.tensor)];
     if (state.way == Way::none) {
-      run.unmasked[c] = worker.update(t, chunk, run.kernels.update_fused, true);
+      run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_fused, true);
     } else if (state.way == Way::one_chunk) {
       run.unmasked[c] = step_in_cache(numbers, worker, t, chunk);
     } else {
@@ -258,10 +265,10 @@ class CpuThresholds {
         t.threshold = how.eta(pair.low.value, pair.high.value);
         if (t.threshold >= pivots.eta_a && t.threshold <= pivots.eta_b) {
           const std::int64_t num_on = CpuWorker::settle_mask(t, chunk, found);
-          worker.update(t, chunk, worker.kernels().update_bits);
+          worker.update(t, chunk, worker.state_kernels(t).update_bits);
           return num_on;
         }
-        return worker.update(t, chunk, worker.kernels().update_scored, false);
+        return worker.update(t, chunk, worker.state_kernels(t).update_scored, false);
       }
       history.miss(false);
     } else {
@@ -271,7 +278,7 @@ class CpuThresholds {
     select_standing(worker, t, chunk, how, history, low, high);
     history.observe(how, low, high);
     t.threshold = how.eta(low, high);
-    return worker.update(t, chunk, worker.kernels().update_scored, false);
+    return worker.update(t, chunk, worker.state_kernels(t).update_scored, false);
   }
 
   static Candidates own_candidates(const CpuWorker& worker) {
@@ -288,7 +295,7 @@ class CpuThresholds {
     const Ranks ranks = how.ranks();
     std::uint32_t* keys = scratch.sample.data();
     if (t.size <= tuning::kDirectSelect) {
-      for (std::int64_t i = 0; i < t.size; ++i) keys[i] = order_key(t.score[i]);
+      for (std::int64_t i = 0; i < t.size; ++i) keys[i] = order_key(score_of(t, i));
       low = select_direct(keys, t.size, ranks.low);
       high = select_direct(keys, t.size, ranks.high);
       return;
@@ -298,7 +305,7 @@ class CpuThresholds {
       const std::int64_t from = i * t.size / total, to = (i + 1) * t.size / total;
       const auto jitter =
           mixed(static_cast<std::uint64_t>(i)) % static_cast<std::uint64_t>(to - from);
-      keys[i] = order_key(t.score[from + static_cast<std::int64_t>(jitter)]);
+      keys[i] = order_key(score_of(t, from + static_cast<std::int64_t>(jitter)));
     }
     const Pivots pivots = pivots_by_sample(keys, total, how, history.sigmas());
     Candidates found = own_candidates(worker);
@@ -312,8 +319,10 @@ class CpuThresholds {
       return;
     }
     history.miss(true);
-    low = radix_select(t.score, t.size, ranks.low);
-    high = radix_select(t.score, t.size, ranks.high);
+    with_scores(t, [&](auto scores) {
+      low = radix_select(scores, t.size, ranks.low);
+      high = radix_select(scores, t.size, ranks.high);
+    });
   }
 
   /// The threshold of a tensor of several chunks, after their score pass.
@@ -337,7 +346,9 @@ class CpuThresholds {
       } else {
         history.miss(true);
         const Ranks ranks = how.ranks();
-        radix_.select(t.score, t.size, ranks, run.parallel, pair.low.value, pair.high.value);
+        with_scores(t, [&](auto scores) {
+          radix_.select(scores, t.size, ranks, run.parallel, pair.low.value, pair.high.value);
+        });
       }
     }
     history.observe(how, pair.low.value, pair.high.value);
@@ -381,9 +392,9 @@ class CpuThresholds {
     if (state.settled) {
       const Candidates& found = slots_[static_cast<std::size_t>(c - group_begin)];
       run.unmasked[c] = CpuWorker::settle_mask(t, chunk, found);
-      worker.update(t, chunk, run.kernels.update_bits);
+      worker.update(t, chunk, worker.state_kernels(t).update_bits);
     } else {
-      run.unmasked[c] = worker.update(t, chunk, run.kernels.update_scored, false);
+      run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_scored, false);
     }
   }
 

@@ -46,21 +46,28 @@ class CpuWorker {
     return sums;
   }
 
-  /// Grows the scores of `size` elements into `out` (null: in place), nothing else.
+  /// Grows the scores of `size` elements in place, or into `out` (at most a block), nothing else.
   void score(const StepTensor& t, std::int64_t begin, std::int64_t size, float* out) const {
     ScorePass pass = score_pass(t);
+    std::uint16_t* narrow_out = scratch_.narrow.data();
     const std::uint64_t shifted = t.used != nullptr ? t.used[begin >> 6U] >> (begin & 63U) : 0;
     for_blocks(t, begin, size, true,
                [&](std::int64_t at, std::int64_t count, const float* grad, const float* retain) {
                  pass.size = count, pass.grad = grad, pass.retain = retain;
-                 pass.score_in = t.score + at;
-                 pass.score_out = out != nullptr ? out + (at - begin) : t.score + at;
+                 pass.score_in = state_at(t.score, t, at),
+                 pass.score_out = state_at(t.score, t, at);
+                 if (out != nullptr) pass.score_out = out + (at - begin);
+                 if (out != nullptr && compact(t)) pass.score_out = narrow_out;
+                 pass.rounding = rounding(t, at);
                  if (t.used == nullptr) {
                    pass.used = nullptr;
                  } else {  // a sample may start inside a word
                    pass.used = (begin & 63U) != 0 ? &shifted : t.used + (at >> 6U);
                  }
-                 kernels_.score(pass);
+                 state_kernels(t).score(pass);
+                 if (out != nullptr && compact(t)) {
+                   kernels_.widen_bfloat16(narrow_out, out + (at - begin), count);
+                 }
                });
   }
 
@@ -73,11 +80,13 @@ class CpuWorker {
     for_blocks(t, chunk.begin, chunk.size, true,
                [&](std::int64_t at, std::int64_t size, const float* grad, const float* retain) {
                  pass.size = size, pass.grad = grad, pass.retain = retain;
-                 pass.score_in = t.score + at, pass.score_out = t.score + at;
+                 pass.score_in = state_at(t.score, t, at),
+                 pass.score_out = state_at(t.score, t, at);
+                 pass.rounding = rounding(t, at);
                  pass.used = t.used != nullptr ? t.used + (at >> 6U) : nullptr;
                  pass.mask = t.mask + (at >> 6U);
                  pass.base = at - chunk.begin;
-                 kernels_.score_select(pass);
+                 state_kernels(t).score_select(pass);
                });
   }
 
@@ -85,9 +94,9 @@ class CpuWorker {
   void rescan(const StepTensor& t, const Chunk& chunk, const Pivots& pivots, PivotCounts& counts,
               Candidates& found) const {
     ScorePass pass;
-    pass.size = chunk.size, pass.score_in = t.score + chunk.begin;
+    pass.size = chunk.size, pass.score_in = state_at(t.score, t, chunk.begin);
     pass.pivots = pivots, pass.counts = &counts, pass.candidates = &found;
-    kernels_.rescan(pass);
+    state_kernels(t).rescan(pass);
   }
 
   using UpdateKernel = void (*const (&)[2])(const UpdatePass&);
@@ -123,9 +132,23 @@ class CpuWorker {
   }
 
   [[nodiscard]] const Kernels& kernels() const { return kernels_; }
+  [[nodiscard]] const StateKernels& state_kernels(const StepTensor& t) const {
+    return kernels_.of(t.state_type);
+  }
   [[nodiscard]] Scratch& scratch() const { return scratch_; }
 
  private:
+  static bool compact(const StepTensor& t) { return t.state_type == DType::bfloat16; }
+  /// Element `at` of a moment or a score; null where there is none.
+  static void* state_at(void* state, const StepTensor& t, std::int64_t at) {
+    if (state == nullptr) return nullptr;
+    return static_cast<char*>(state) + at * (compact(t) ? 2 : 4);
+  }
+  static Rounding rounding(const StepTensor& t, std::int64_t at) {
+    static_assert(kRoundingBlock % tuning::kChunk == 0, "one key a chunk");
+    if (!compact(t)) return {};
+    return {rounding_key(t.rounding_seed, at), static_cast<std::uint32_t>(at % kRoundingBlock)};
+  }
   [[nodiscard]] bool absolute() const { return numbers_.args.score == ScoreKind::ratio; }
   [[nodiscard]] int foreign() const { return numbers_.args.update == Update::gradient ? 1 : 0; }
 
@@ -191,10 +214,11 @@ class CpuWorker {
                [&](std::int64_t at, std::int64_t size, const float* grad, const float* retain) {
                  pass.size = size, pass.grad = grad, pass.retain = retain;
                  pass.param = at_or_null(weights, at);
-                 pass.exp_avg = at_or_null(t.exp_avg, at);
-                 pass.exp_avg_sq = at_or_null(t.exp_avg_sq, at);
+                 pass.exp_avg = state_at(t.exp_avg, t, at);
+                 pass.exp_avg_sq = state_at(t.exp_avg_sq, t, at);
+                 pass.rounding = rounding(t, at);
                  pass.grad_out = at_or_null(t.grad_out, at);
-                 pass.score = at_or_null(t.score, at);
+                 pass.score = state_at(t.score, t, at);
                  pass.used = at_or_null(t.used, at >> 6U);
                  pass.mask = at_or_null(t.mask, at >> 6U);
                  fn(pass);

@@ -100,6 +100,41 @@ ALKN_HOST_DEVICE inline std::uint16_t float_to_half(float x) noexcept {
   return static_cast<std::uint16_t>(sign | ((rebiased + 0xFFFU + ((rebiased >> 13U) & 1U)) >> 13U));
 }
 
+// --- stochastic rounding of the compact state --------------------------------------------------
+//
+// An fp32 value becomes one of its two bfloat16 neighbours, the nearer the likelier, so that the
+// expected value is the fp32 value and small changes add up. The random numbers are a function of
+// tensor, step and element alone: any instruction set, thread or device makes the same. The 32
+// bits of an element are simd/formula.inl's random_bits().
+
+/// A well mixed number of a counter (SplitMix64).
+ALKN_HOST_DEVICE inline std::uint64_t mixed(std::uint64_t x) noexcept {
+  x += 0x9E3779B97F4A7C15U;
+  x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9U;
+  x = (x ^ (x >> 27U)) * 0x94D049BB133111EBU;
+  return x ^ (x >> 31U);
+}
+
+/// Elements that share a RoundingKey: element i of a tensor has number i % kRoundingBlock under the
+/// key of block i / kRoundingBlock.
+inline constexpr std::int64_t kRoundingBlock = 65536;
+
+struct RoundingKey {
+  std::uint32_t first = 0, second = 0;
+};
+
+/// StepTensor::rounding_seed of a tensor, by its place in the list of parameters, and a step.
+ALKN_HOST_DEVICE inline std::uint64_t rounding_seed(std::int64_t tensor,
+                                                    std::int64_t step) noexcept {
+  return mixed(mixed(static_cast<std::uint64_t>(step)) + static_cast<std::uint64_t>(tensor));
+}
+/// The key of the block that holds `element`.
+ALKN_HOST_DEVICE inline RoundingKey rounding_key(std::uint64_t seed,
+                                                 std::int64_t element) noexcept {
+  const std::uint64_t key = mixed(seed + static_cast<std::uint64_t>(element / kRoundingBlock));
+  return {static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32U)};
+}
+
 // --- sums ------------------------------------------------------------------------------------
 
 /// The sums of one chunk or tensor, in double.

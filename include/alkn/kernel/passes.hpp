@@ -50,15 +50,22 @@ struct Candidates {
   bool overflow = false;  ///< there were more: those behind capacity are lost
 };
 
+/// Which random numbers round a compact state.
+struct Rounding {
+  RoundingKey key;
+  std::uint32_t first = 0;  ///< number of element 0 in its rounding block
+};
+
 /// The score of `size` elements, and what the selection needs of it.
 struct ScorePass {
   std::int64_t size = 0;
   const float* grad = nullptr;
   const float* retain = nullptr;
-  const float* score_in = nullptr;
-  float* score_out = nullptr;           ///< may be score_in
+  const void* score_in = nullptr;       ///< fp32, or bfloat16 by StateKernels
+  void* score_out = nullptr;            ///< may be score_in
   const std::uint64_t* used = nullptr;  ///< bit i of the union mask for element i, or null
   ScoreNumbers numbers;
+  Rounding rounding;  ///< compact state only
 
   // Only where a threshold is being selected.
   std::uint64_t* mask = nullptr;  ///< out: bit set where score > eta_b
@@ -73,28 +80,23 @@ struct UpdatePass {
   std::int64_t size = 0;
   const float* grad = nullptr;
   float* param = nullptr;
-  float* exp_avg = nullptr;
-  float* exp_avg_sq = nullptr;
+  void* exp_avg = nullptr;  ///< fp32, or bfloat16 by StateKernels
+  void* exp_avg_sq = nullptr;
   float* grad_out = nullptr;  ///< Update::gradient: instead of the three above; may be grad
   const std::uint64_t* used = nullptr;  ///< bits of the union mask, or null
   std::uint64_t* mask = nullptr;        ///< bits: read or written, see Kernels
   const float* retain = nullptr;
-  float* score = nullptr;
+  void* score = nullptr;  ///< as exp_avg
   float threshold = 0;
   bool all_on = false;  ///< too small for a threshold: every entry is on
   bool freeze = false;
   ScoreNumbers numbers;  ///< scale is needed by every update
   AdamWNumbers adamw;
+  Rounding rounding;  ///< compact state only
 };
 
-/// The kernels of one instruction set. All give the same bits. Pointers need no alignment; spans
-/// start at a multiple of 64 elements of their tensor, so that masks start at a word.
-struct Kernels {
-  /// Adds sum g^2 of g[size] to lanes[kSumLanes].
-  void (*sum_squares)(const float* grad, std::int64_t size, double* lanes);
-  /// Adds sum g^2, sum d, sum d^2 to lanes[3][kSumLanes]; d = g r, or |g| r, or g where r is null.
-  void (*sum_products)(const float* grad, const float* retain, bool absolute, std::int64_t size,
-                       double* lanes);
+/// The kernels that read or write the state: moments and scores.
+struct StateKernels {
   /// score_out = the grown score, nothing else.
   void (*score)(const ScorePass& pass);
   /// The same, with counts, candidates and mask bits.
@@ -111,6 +113,21 @@ struct Kernels {
   std::int64_t (*update_scored[2])(const UpdatePass& pass);
   /// Grows the score first; then as update_scored.
   std::int64_t (*update_fused[2])(const UpdatePass& pass);
+};
+
+/// The kernels of one instruction set. All give the same bits. Pointers need no alignment; spans
+/// start at a multiple of 64 elements of their tensor, so that masks start at a word.
+struct Kernels {
+  /// Adds sum g^2 of g[size] to lanes[kSumLanes].
+  void (*sum_squares)(const float* grad, std::int64_t size, double* lanes);
+  /// Adds sum g^2, sum d, sum d^2 to lanes[3][kSumLanes]; d = g r, or |g| r, or g where r is null.
+  void (*sum_products)(const float* grad, const float* retain, bool absolute, std::int64_t size,
+                       double* lanes);
+  StateKernels fp32;
+  StateKernels compact;  ///< moments and scores bfloat16, rounded stochastically
+  [[nodiscard]] const StateKernels& of(DType state_type) const {
+    return state_type == DType::bfloat16 ? compact : fp32;
+  }
 
   void (*widen_bfloat16)(const std::uint16_t* in, float* out, std::int64_t size);
   void (*widen_half)(const std::uint16_t* in, float* out, std::int64_t size);

@@ -12,6 +12,12 @@
 
 namespace alkn::kernel {
 
+/// bfloat16 numbers, read as fp32.
+struct Bfloat16Values {
+  const std::uint16_t* data;
+  float operator[](std::int64_t i) const noexcept { return bfloat16_to_float(data[i]); }
+};
+
 /// Two order statistics at once, in parallel.
 class RadixSelect {
  public:
@@ -21,8 +27,10 @@ class RadixSelect {
     }
   }
 
-  /// The ranks.low-th and ranks.high-th largest (1-based) of values[n].
-  void select(const float* values, std::int64_t n, const Ranks& ranks, const ParallelFor& parallel,
+  /// The ranks.low-th and ranks.high-th largest (1-based) of values[n], a pointer or
+  /// Bfloat16Values.
+  template <class Values>
+  void select(Values values, std::int64_t n, const Ranks& ranks, const ParallelFor& parallel,
               float& low, float& high) {
     const std::int64_t num_parts = std::min(parallel.num_threads(), (n + kPart - 1) / kPart);
     reserve(num_parts);
@@ -32,7 +40,7 @@ class RadixSelect {
       parallel(num_parts, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t p = begin; p < end; ++p) {
           const std::int64_t from = p * n / num_parts, to = (p + 1) * n / num_parts;
-          count(values + from, to - from, digit, prefix, parts_[static_cast<std::size_t>(p)]);
+          count(values, from, to, digit, prefix, parts_[static_cast<std::size_t>(p)]);
         }
       });
       for (int target = 0; target < 2; ++target) {
@@ -62,14 +70,15 @@ class RadixSelect {
     std::array<std::int64_t, kBins> counts[2];
   };
 
-  /// Counts the digit of every key that starts with a target's prefix.
-  static void count(const float* values, std::int64_t n, Digit digit, const std::uint32_t* prefix,
-                    Part& part) {
+  /// Counts the digit of every key from .. to - 1 that starts with a target's prefix.
+  template <class Values>
+  static void count(Values values, std::int64_t from, std::int64_t to, Digit digit,
+                    const std::uint32_t* prefix, Part& part) {
     part.counts[0].fill(0);
     part.counts[1].fill(0);
     const std::uint32_t bins = (1U << digit.bits) - 1;
     const unsigned above = digit.shift + digit.bits;  // 32 for the first digit
-    for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t i = from; i < to; ++i) {
       const std::uint32_t key = order_key(values[i]);
       const std::uint32_t bin = (key >> digit.shift) & bins;
       const std::uint64_t start = static_cast<std::uint64_t>(key) >> above;
@@ -83,7 +92,8 @@ class RadixSelect {
 
 /// The `rank`-th largest (1-based) of values[n], on the calling thread, without other memory than
 /// the stack.
-inline float radix_select(const float* values, std::int64_t n, std::int64_t rank) {
+template <class Values>
+inline float radix_select(Values values, std::int64_t n, std::int64_t rank) {
   std::uint32_t prefix = 0;
   for (const auto& [shift, bits] : {std::array<unsigned, 2>{21, 11}, {10, 11}, {0, 10}}) {
     std::array<std::uint32_t, 2048> counts{};

@@ -19,6 +19,7 @@ struct Scratch {
   alignas(64) std::array<double, 3 * tuning::kSumLanes> lanes;
   alignas(64) std::array<float, tuning::kBlock> grad;
   alignas(64) std::array<float, tuning::kBlock> retain;
+  alignas(64) std::array<std::uint16_t, tuning::kBlock> narrow;
   std::array<std::uint32_t, tuning::kChunk / tuning::kSampleShare + tuning::kSampleLine> sample;
   PairSelect select;
   std::vector<float> values;  // candidates of a tensor of one chunk

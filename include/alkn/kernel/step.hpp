@@ -62,15 +62,19 @@ struct StepTensor {
   std::int64_t size = 0;
   DType type = DType::float32;         ///< of param and grad
   DType retain_type = DType::float32;  ///< float32 or bfloat16
+  /// Of exp_avg, exp_avg_sq and score: float32, or bfloat16 (the compact state), which the step
+  /// rounds stochastically with the random numbers of `rounding_seed`, see kernel/math.hpp.
+  DType state_type = DType::float32;
+  std::uint64_t rounding_seed = 0;  ///< of tensor and step; bfloat16 state only
   void* param = nullptr;  ///< [size] type; fp32: stepped in place, else receives the rounded master
   float* master = nullptr;     ///< [size] fp32 masters of a low-precision parameter, else null
   const void* grad = nullptr;  ///< [size] type; read only
   float* grad_out =
-      nullptr;  ///< [size] fp32, Update::gradient only; may be `grad` itself where fp32
-  float* exp_avg = nullptr;      ///< [size] first moment, Update::adamw only
-  float* exp_avg_sq = nullptr;   ///< [size] second moment, Update::adamw only
+      nullptr;              ///< [size] fp32, Update::gradient only; may be `grad` itself where fp32
+  void* exp_avg = nullptr;  ///< [size] state_type, first moment, Update::adamw only
+  void* exp_avg_sq = nullptr;    ///< [size] state_type, second moment, Update::adamw only
   const void* retain = nullptr;  ///< [size] retain_type, see ScoreKind; MaskKind::localized only
-  float* score = nullptr;        ///< [size] m; MaskKind::localized only
+  void* score = nullptr;         ///< [size] state_type, m; MaskKind::localized only
   const std::uint64_t* used =
       nullptr;  ///< bits of M, the union of the masks of earlier tasks; null: empty
   std::uint64_t* mask = nullptr;  ///< bits: trained in this step

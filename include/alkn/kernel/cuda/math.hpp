@@ -42,6 +42,20 @@ ALKN_HOST_DEVICE inline F bit_and(F a, F b) {
 }
 ALKN_HOST_DEVICE inline F blend(M m, F on, F off) { return m ? on : off; }
 ALKN_HOST_DEVICE inline F keep_if(M m, F a) { return m ? a : 0.0F; }
+ALKN_HOST_DEVICE inline M not_greater_equal(F a, F b) { return !(a >= b); }
+
+using U = std::uint32_t;  // bits of a lane
+ALKN_HOST_DEVICE inline U set_bits(std::uint32_t x) { return x; }
+ALKN_HOST_DEVICE inline U bits_in(F x) { return bit_copy<std::uint32_t>(x); }
+ALKN_HOST_DEVICE inline F value_of(U x) { return bit_copy<float>(x); }
+ALKN_HOST_DEVICE inline U add(U a, U b) { return a + b; }
+ALKN_HOST_DEVICE inline U mul(U a, U b) { return a * b; }
+ALKN_HOST_DEVICE inline U bit_and(U a, U b) { return a & b; }
+ALKN_HOST_DEVICE inline U bit_xor(U a, U b) { return a ^ b; }
+template <int kBits>
+ALKN_HOST_DEVICE inline U shift_right(U a) {
+  return a >> kBits;
+}
 
 // The formulas are written once, for every instruction set and for CUDA.
 #pragma push_macro("ALKN_INLINE")

@@ -70,6 +70,11 @@ class Plan {
                                   ")");
     }
     if (t.size == 0) return;
+    if (t.state_type != DType::float32) {
+      throw std::invalid_argument(
+          "alkn::kernel::CudaStep: expected a state of float32, got the compact one (tensor " +
+          std::to_string(index) + ")");
+    }
     need(t.grad != nullptr, "a gradient");
     if (args.update == Update::adamw) {
       need(t.param != nullptr, "a parameter");

@@ -101,7 +101,7 @@ ALKN_DEVICE inline void score_unit(const Block& block, ScoreShared& shared, cons
       grown[j] = grown_score(c, grad, element(retains, t.retain_type, j),
                              element(scores, DType::float32, j), ((used >> j) & 1U) != 0);
     }
-    store_floats(block, t.score, span, grown);
+    store_floats(block, static_cast<float*>(t.score), span, grown);
     ALKN_CUDA_UNROLL
     for (int j = 0; j < 4; ++j) {
       if (j >= span.count) continue;

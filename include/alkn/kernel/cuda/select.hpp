@@ -141,7 +141,8 @@ ALKN_DEVICE inline std::uint32_t key_to_come(const Block& block, const StepTenso
   const F grad = mul(element(load_raw(block, t.grad, t.type, one), t.type, 0), c.scale);
   const F retain = element(load_raw(block, t.retain, t.retain_type, one), t.retain_type, 0);
   const bool used = t.used != nullptr && ((block.load(t.used + (i >> 6U)) >> (i & 63U)) & 1U) != 0;
-  return order_key(grown_score(c, grad, retain, block.load(t.score + i), used));
+  return order_key(
+      grown_score(c, grad, retain, block.load(static_cast<const float*>(t.score) + i), used));
 }
 
 /// Where the i-th element of a sample lies: whole cache lines, each at a varying place of its own

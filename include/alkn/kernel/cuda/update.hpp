@@ -95,11 +95,12 @@ ALKN_DEVICE inline std::uint32_t update_entries(const Block& block, const StepTe
       exp_avg_sqs[j] = blend(moves, now.exp_avg_sq, old.exp_avg_sq);
     }
   }
-  if (kMask == MaskKind::localized && n.grows) store_floats(block, t.score, span, scores);
+  if (kMask == MaskKind::localized && n.grows)
+    store_floats(block, static_cast<float*>(t.score), span, scores);
   if (kAdamW) {
     store_floats(block, weights, span, params);
-    store_floats(block, t.exp_avg, span, exp_avgs);
-    store_floats(block, t.exp_avg_sq, span, exp_avg_sqs);
+    store_floats(block, static_cast<float*>(t.exp_avg), span, exp_avgs);
+    store_floats(block, static_cast<float*>(t.exp_avg_sq), span, exp_avg_sqs);
     if (t.type != DType::float32) store_rounded(block, t.param, t.type, span, params);
   } else {
     store_floats(block, t.grad_out, span, grads);

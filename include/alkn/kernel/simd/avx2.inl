@@ -61,6 +61,32 @@ struct Counter {
   }
 };
 
+struct U {
+  __m256i v;
+};  // bits of a lane
+ALKN_INLINE U set_bits(std::uint32_t x) { return {_mm256_set1_epi32(static_cast<int>(x))}; }
+ALKN_INLINE U bits_in(F x) { return {_mm256_castps_si256(x.v)}; }
+ALKN_INLINE F value_of(U x) { return {_mm256_castsi256_ps(x.v)}; }
+ALKN_INLINE U add(U a, U b) { return {_mm256_add_epi32(a.v, b.v)}; }
+ALKN_INLINE U mul(U a, U b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
+ALKN_INLINE U bit_and(U a, U b) { return {_mm256_and_si256(a.v, b.v)}; }
+ALKN_INLINE U bit_xor(U a, U b) { return {_mm256_xor_si256(a.v, b.v)}; }
+template <int kBits>
+ALKN_INLINE U shift_right(U a) {
+  return {_mm256_srli_epi32(a.v, kBits)};
+}
+ALKN_INLINE U numbers_from(std::uint32_t first) {
+  return {_mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first)),
+                           _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))};
+}
+/// The upper half of every lane; what lies below is zero.
+ALKN_INLINE void store_bfloat16(std::uint16_t* p, F x) {
+  const __m256i halves = _mm256_srli_epi32(_mm256_castps_si256(x.v), 16);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(p),
+      _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
+}
+
 ALKN_INLINE D set_double(double x) { return {_mm256_set1_pd(x)}; }
 ALKN_INLINE D load_double(const double* p) { return {_mm256_loadu_pd(p)}; }
 ALKN_INLINE void store_double(double* p, D x) { _mm256_storeu_pd(p, x.v); }

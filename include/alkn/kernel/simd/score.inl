@@ -59,8 +59,45 @@ inline std::uint64_t word_at(const std::uint64_t* words, std::int64_t i) {
   return words != nullptr ? words[i >> 6U] : 0;
 }
 
+/// Elements i and on of a moment or a score.
+template <bool kCompact>
+ALKN_INLINE F load_state(const void* state, std::int64_t i) {
+  if constexpr (kCompact) {
+    return widen_bfloat16_at(static_cast<const std::uint16_t*>(state) + i);
+  } else {
+    return load(static_cast<const float*>(state) + i);
+  }
+}
+/// kCompact: x is rounded already.
+template <bool kCompact>
+ALKN_INLINE void store_state(void* state, std::int64_t i, F x) {
+  if constexpr (kCompact) {
+    store_bfloat16(static_cast<std::uint16_t*>(state) + i, x);
+  } else {
+    store(static_cast<float*>(state) + i, x);
+  }
+}
+template <bool kCompact>
+inline float state_value(const void* state, std::int64_t i) {
+  if constexpr (kCompact) {
+    return bfloat16_to_float(static_cast<const std::uint16_t*>(state)[i]);
+  } else {
+    return static_cast<const float*>(state)[i];
+  }
+}
+/// Moves a pointer to a moment or a score by i elements.
+template <bool kCompact, class Void>
+inline void advance_state(Void*& state, std::int64_t i) {
+  using Bytes = std::conditional_t<std::is_const_v<Void>, const char, char>;
+  if (state != nullptr) state = static_cast<Bytes*>(state) + i * (kCompact ? 2 : 4);
+}
+ALKN_INLINE U random_bits_at(const RoundingLanes& key, const Rounding& rounding, std::int64_t i) {
+  return random_bits(key, numbers_from(rounding.first + static_cast<std::uint32_t>(i)));
+}
+
 /// What is left of `pass` from element i on; the last, partial vector of a word, whose bits are
 /// `used` and `mask`.
+template <bool kCompact>
 inline ScorePass tail_of(const ScorePass& pass, std::int64_t i, const std::uint64_t* used,
                          std::uint64_t* mask) {
   ScorePass tail = pass;
@@ -68,8 +105,9 @@ inline ScorePass tail_of(const ScorePass& pass, std::int64_t i, const std::uint6
   tail.base += i;
   if (pass.grad != nullptr) tail.grad += i;
   if (pass.retain != nullptr) tail.retain += i;
-  tail.score_in += i;
-  if (pass.score_out != nullptr) tail.score_out += i;
+  advance_state<kCompact>(tail.score_in, i);
+  advance_state<kCompact>(tail.score_out, i);
+  tail.rounding.first += static_cast<std::uint32_t>(i);
   tail.used = used;
   tail.mask = mask;
   return tail;
@@ -85,11 +123,12 @@ enum class Select { none, open, closed };
 
 /// kGrow: the score grows (else it stands already); kSelect: with counts, candidates and, if it
 /// grows, mask bits.
-template <bool kGrow, Select kSelected>
+template <bool kGrow, Select kSelected, bool kCompact>
 inline void score_words(const ScorePass& given) {
   constexpr bool kSelect = kSelected != Select::none;
   const ScorePass pass = given;  // ours: no store below can change it
   const ScoreLanes c = score_lanes(pass.numbers);
+  const RoundingLanes rounding = rounding_lanes(pass.rounding.key);
   SelectLanes select = select_lanes(pass.pivots);
   Candidates none;
   Candidates& found = kSelect ? *pass.candidates : none;
@@ -103,11 +142,14 @@ inline void score_words(const ScorePass& given) {
     const int lanes = vector_lanes(left);
     std::uint64_t word = 0, wanted = 0;
     for (int lane = 0; lane < lanes; lane += kWidth) {
-      F score = load(pass.score_in + i + lane);
+      F score = load_state<kCompact>(pass.score_in, i + lane);
       if constexpr (kGrow) {
         const F grad = mul(load(pass.grad + i + lane), c.scale);
         score = grown_score(c, grad, load(pass.retain + i + lane), score, mask_at(used, lane));
-        store(pass.score_out + i + lane, score);
+        if constexpr (kCompact) {
+          score = rounded_score(score, random_bits_at(rounding, pass.rounding, i + lane));
+        }
+        store_state<kCompact>(pass.score_out, i + lane, score);
       }
       if constexpr (kSelect) {
         M on;
@@ -117,10 +159,10 @@ inline void score_words(const ScorePass& given) {
       }
     }
     if constexpr (kSelect) {
-      const float* scores = kGrow ? pass.score_out : pass.score_in;
+      const void* scores = kGrow ? pass.score_out : pass.score_in;
       for (; wanted != 0; wanted &= wanted - 1) {
         const int lane = __builtin_ctzll(wanted);
-        values[num_found] = scores[i + lane];
+        values[num_found] = state_value<kCompact>(scores, i + lane);
         indices[num_found++] = static_cast<std::uint16_t>(pass.base + i + lane);
       }
     }
@@ -130,7 +172,8 @@ inline void score_words(const ScorePass& given) {
         std::uint64_t tail_word = 0;
         found.size = num_found;
         constexpr auto kSame = static_cast<scalar::Select>(kSelected);
-        scalar::score_words<kGrow, kSame>(tail_of(pass, i + lanes, &shifted, &tail_word));
+        scalar::score_words<kGrow, kSame, kCompact>(
+            tail_of<kCompact>(pass, i + lanes, &shifted, &tail_word));
         num_found = found.size;
         word |= tail_word << lanes;
       }
@@ -149,15 +192,24 @@ inline void score_words(const ScorePass& given) {
   }
 }
 
-template <bool kGrow>
+template <bool kGrow, bool kCompact>
 inline void select_words(const ScorePass& pass) {
   if (pass.pivots.closed) {
-    score_words<kGrow, Select::closed>(pass);
+    score_words<kGrow, Select::closed, kCompact>(pass);
   } else {
-    score_words<kGrow, Select::open>(pass);
+    score_words<kGrow, Select::open, kCompact>(pass);
   }
 }
 
-inline void score(const ScorePass& pass) { score_words<true, Select::none>(pass); }
-inline void score_select(const ScorePass& pass) { select_words<true>(pass); }
-inline void rescan(const ScorePass& pass) { select_words<false>(pass); }
+template <bool kCompact>
+inline void score(const ScorePass& pass) {
+  score_words<true, Select::none, kCompact>(pass);
+}
+template <bool kCompact>
+inline void score_select(const ScorePass& pass) {
+  select_words<true, kCompact>(pass);
+}
+template <bool kCompact>
+inline void rescan(const ScorePass& pass) {
+  select_words<false, kCompact>(pass);
+}

@@ -1,21 +1,23 @@
 // The kernels of this instruction set.
 
+template <bool kCompact>
+constexpr StateKernels state_kernels() {
+  return {
+      score<kCompact>,
+      score_select<kCompact>,
+      rescan<kCompact>,
+      {update_all<true, kCompact>, update_all<false, false>},
+      {update_bits<true, kCompact>, update_bits<false, false>},
+      {update_words<Source::scored, true, kCompact>, update_words<Source::scored, false, kCompact>},
+      {update_words<Source::fused, true, kCompact>, update_words<Source::fused, false, kCompact>},
+  };
+}
+
 inline const Kernels& kernels() {
   static constexpr Kernels kTable = {
-      sum_squares,
-      sum_products,
-      score,
-      score_select,
-      rescan,
-      {update_all<true>, update_all<false>},
-      {update_bits<true>, update_bits<false>},
-      {update_words<Source::scored, true>, update_words<Source::scored, false>},
-      {update_words<Source::fused, true>, update_words<Source::fused, false>},
-      widen_bfloat16,
-      widen_half,
-      round_bfloat16,
-      round_half,
-      negate,
+      sum_squares,           sum_products,   state_kernels<false>(),
+      state_kernels<true>(), widen_bfloat16, widen_half,
+      round_bfloat16,        round_half,     negate,
   };
   return kTable;
 }

@@ -5,6 +5,7 @@ enum class Source { all, bits, scored, fused };
 
 /// What is left of `pass` from element i on; the last, partial vector of a word, whose bits are
 /// `used` and `mask`.
+template <bool kCompact>
 inline UpdatePass tail_of(const UpdatePass& pass, std::int64_t i, const std::uint64_t* used,
                           std::uint64_t* mask) {
   UpdatePass tail = pass;
@@ -12,52 +13,60 @@ inline UpdatePass tail_of(const UpdatePass& pass, std::int64_t i, const std::uin
     if (pointer != nullptr) pointer += i;
   };
   tail.size -= i;
-  advance(tail.grad), advance(tail.param), advance(tail.exp_avg), advance(tail.exp_avg_sq);
-  advance(tail.grad_out), advance(tail.retain), advance(tail.score);
+  advance(tail.grad), advance(tail.param), advance(tail.grad_out), advance(tail.retain);
+  advance_state<kCompact>(tail.exp_avg, i);
+  advance_state<kCompact>(tail.exp_avg_sq, i);
+  advance_state<kCompact>(tail.score, i);
+  tail.rounding.first += static_cast<std::uint32_t>(i);
   tail.used = used;
   tail.mask = mask;
   return tail;
 }
 
-/// Which entries are on; grows the score where the source says so.
-template <Source kSource>
+/// Which entries are on; grows the score where the source says so. @param random of a compact state
+template <Source kSource, bool kCompact>
 ALKN_INLINE M entries_on(const UpdatePass& pass, std::int64_t i, int lane, std::uint64_t word,
-                         F grad, const ScoreLanes& c, F threshold, M in_union, M all) {
+                         F grad, const ScoreLanes& c, F threshold, M in_union, M all, U random) {
   if constexpr (kSource == Source::all) {
     return all;
   } else if constexpr (kSource == Source::bits) {
     return mask_at(word, lane);
   } else {
-    F score = load(pass.score + i + lane);
+    F score = load_state<kCompact>(pass.score, i + lane);
     if constexpr (kSource == Source::fused) {
       score = grown_score(c, grad, load(pass.retain + i + lane), score, in_union);
-      store(pass.score + i + lane, score);
+      if constexpr (kCompact) score = rounded_score(score, random);
+      store_state<kCompact>(pass.score, i + lane, score);
     }
     return either(greater(score, threshold), all);
   }
 }
 
-template <bool kAdamW>
+template <bool kAdamW, bool kCompact>
 ALKN_INLINE void move_entries(const UpdatePass& pass, std::int64_t i, const AdamWLanes& adamw,
-                              F grad, M in_union, M moves) {
+                              F grad, M in_union, M moves, U random) {
   if constexpr (kAdamW) {
-    const AdamWState old{load(pass.param + i), load(pass.exp_avg + i), load(pass.exp_avg_sq + i)};
+    const AdamWState old{load(pass.param + i), load_state<kCompact>(pass.exp_avg, i),
+                         load_state<kCompact>(pass.exp_avg_sq, i)};
     const AdamWState now = adamw_step(adamw, grad, in_union, old);
     store(pass.param + i, blend(moves, now.param, old.param));
-    store(pass.exp_avg + i, blend(moves, now.exp_avg, old.exp_avg));
-    store(pass.exp_avg_sq + i, blend(moves, now.exp_avg_sq, old.exp_avg_sq));
+    Moments moments{now.exp_avg, now.exp_avg_sq};  // the parameter moves by the exact ones
+    if constexpr (kCompact) moments = rounded_moments(now.exp_avg, now.exp_avg_sq, random);
+    store_state<kCompact>(pass.exp_avg, i, blend(moves, moments.exp_avg, old.exp_avg));
+    store_state<kCompact>(pass.exp_avg_sq, i, blend(moves, moments.exp_avg_sq, old.exp_avg_sq));
   } else {
     store(pass.grad_out + i, grad);
   }
 }
 
 /// Returns how many entries are on (Source::scored and fused).
-template <Source kSource, bool kAdamW>
+template <Source kSource, bool kAdamW, bool kCompact>
 inline std::int64_t update_words(const UpdatePass& given_pass) {
   const UpdatePass pass = given_pass;  // ours: no store below can change it
   constexpr bool kWrites = kSource == Source::scored || kSource == Source::fused;
   const ScoreLanes c = score_lanes(pass.numbers);
   const AdamWLanes adamw = adamw_lanes(pass.adamw);
+  const RoundingLanes rounding = rounding_lanes(pass.rounding.key);
   const F threshold = set(pass.threshold);
   const M all = all_if(kSource == Source::all || pass.all_on);
   const M thawed = all_if(!pass.freeze);
@@ -71,17 +80,22 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
     for (int lane = 0; lane < lanes; lane += kWidth) {
       const F grad = mul(load(pass.grad + i + lane), c.scale);
       const M in_union = mask_at(used, lane);
-      const M on = entries_on<kSource>(pass, i, lane, given, grad, c, threshold, in_union, all);
+      U random = set_bits(0);
+      if constexpr (kCompact) random = random_bits_at(rounding, pass.rounding, i + lane);
+      const M on = entries_on<kSource, kCompact>(pass, i, lane, given, grad, c, threshold, in_union,
+                                                 all, random);
       if constexpr (kWrites) word |= bits_of(on) << lane;
       const F masked = kSource == Source::all ? grad : keep_if(on, grad);
-      move_entries<kAdamW>(pass, i + lane, adamw, masked, in_union, either(on, thawed));
+      move_entries<kAdamW, kCompact>(pass, i + lane, adamw, masked, in_union, either(on, thawed),
+                                     random);
     }
     if constexpr (kWidth > 1) {
       if (lanes < 64 && lanes < left) {
         const std::uint64_t shifted = used >> lanes;
         std::uint64_t tail_word = given >> lanes;
         constexpr auto kSame = static_cast<scalar::Source>(kSource);
-        scalar::update_words<kSame, kAdamW>(tail_of(pass, i + lanes, &shifted, &tail_word));
+        scalar::update_words<kSame, kAdamW, kCompact>(
+            tail_of<kCompact>(pass, i + lanes, &shifted, &tail_word));
         word |= tail_word << lanes;
       }
     }
@@ -93,11 +107,11 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
   return num_on;
 }
 
-template <bool kAdamW>
+template <bool kAdamW, bool kCompact>
 inline void update_all(const UpdatePass& pass) {
-  update_words<Source::all, kAdamW>(pass);
+  update_words<Source::all, kAdamW, kCompact>(pass);
 }
-template <bool kAdamW>
+template <bool kAdamW, bool kCompact>
 inline void update_bits(const UpdatePass& pass) {
-  update_words<Source::bits, kAdamW>(pass);
+  update_words<Source::bits, kAdamW, kCompact>(pass);
 }
