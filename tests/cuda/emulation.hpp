@@ -156,21 +156,26 @@ class Fibers {
     start->done[static_cast<std::size_t>(thread)] = 1;
   }
 
+  /// Apart, because getcontext may return twice as far as the compiler knows.
+  [[gnu::noinline]] static void prepare(ucontext_t& fiber, char* stack, ucontext_t* next,
+                                        Start* start, int thread) {
+    const auto address = reinterpret_cast<std::uintptr_t>(start);
+    getcontext(&fiber);
+    fiber.uc_stack.ss_sp = stack;
+    fiber.uc_stack.ss_size = kStack;
+    fiber.uc_link = next;
+    makecontext(&fiber, reinterpret_cast<void (*)()>(enter), 3,
+                static_cast<unsigned>(address >> 32U), static_cast<unsigned>(address), thread);
+  }
+
   void run_block(FiberBlock::State& state, int num_threads, std::function<void(int)> body) {
     const auto count = static_cast<std::size_t>(num_threads);
     Start start{std::move(body), std::vector<char>(count, 0)};
     stacks_.resize(count * kStack);
     state.fibers.assign(count, ucontext_t{});
-    const auto address = reinterpret_cast<std::uintptr_t>(&start);
     for (std::size_t t = 0; t < count; ++t) {
-      ucontext_t& fiber = state.fibers[t];
-      getcontext(&fiber);
-      fiber.uc_stack.ss_sp = stacks_.data() + t * kStack;
-      fiber.uc_stack.ss_size = kStack;
-      fiber.uc_link = &state.scheduler;
-      makecontext(&fiber, reinterpret_cast<void (*)()>(enter), 3,
-                  static_cast<unsigned>(address >> 32U), static_cast<unsigned>(address),
-                  static_cast<int>(t));
+      prepare(state.fibers[t], stacks_.data() + t * kStack, &state.scheduler, &start,
+              static_cast<int>(t));
     }
     for (std::size_t round = 0;; ++round) {
       for (std::size_t k = 0; k < count; ++k)
