@@ -6,17 +6,19 @@
 #   make bench             build and run the benchmarks
 #   make golden FILES=...  check golden vectors that the oracle wrote
 #   make tofu_metrics      build the metrics of TOFU's evaluation logs
+#   make report            draw the report of an experiment, RESULTS=FOLDER
 #   make docs              build the reference, into build/docs
 #   make format            format the C++ files
 #   make lint              clang-tidy over the headers
 #
 # PRESET=clang and so on choose another preset; JOBS=n another number of parallel compilers;
-# ARGS=... goes to the program of `demo` and `bench`.
+# ARGS=... goes to the program of `demo`, `bench` and `report`.
 PRESET ?= release
 JOBS ?= $(shell nproc)
+RESULTS ?= build/experiment
 BUILD := build/$(PRESET)
 
-.PHONY: help setup dev-setup configure demo test bench golden tofu_metrics docs format lint
+.PHONY: help setup dev-setup configure demo test bench golden tofu_metrics report docs format lint
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -50,6 +52,9 @@ golden: configure
 tofu_metrics: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target tofu_metrics
 	@echo "built $(BUILD)/bin/tofu_metrics"
+
+report:
+	@scripts/report/run $(RESULTS) $(ARGS)
 
 docs: dev-setup
 	@scripts/docs

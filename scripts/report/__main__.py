@@ -1,0 +1,30 @@
+"""The report of an experiment: one HTML page.
+
+    run RESULTS [--out FILE]       RESULTS: results.json, or the folder that it is in
+"""
+import argparse
+import pathlib
+import sys
+
+from loading import InvalidInput, read_results
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="report", description="One HTML page of an experiment's results.json.")
+    parser.add_argument("results", type=pathlib.Path, help="results.json, or the folder that it is in")
+    parser.add_argument("--out", type=pathlib.Path, help="report.html beside results.json unless given")
+    arguments = parser.parse_args()
+    try:
+        results = read_results(arguments.results)
+        from page import render  # matplotlib takes a second: not for a file that is refused
+        out = arguments.out or (arguments.results if arguments.results.is_dir()
+                                else arguments.results.parent) / "report.html"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(render(results), encoding="utf-8")
+    except (InvalidInput, OSError) as error:
+        sys.exit(f"report: {error}")
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    main()
