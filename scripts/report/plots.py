@@ -13,6 +13,8 @@ from drawing import (DASHES, FAINT, GRID, HEAT, HEAT_INK, INK, MARKERS, MUTED, N
 
 FAMILIES = {"alkn": "ALKN's presets", "ablation": "ALKN without its parts", "baseline": "Other methods"}
 WIDE = 1180
+KNOWN = {"forgotten": "this request", "shown": "kept, shown", "unseen": "kept, never shown",
+         "earlier": "earlier requests", "rephrased": "this request, rephrased"}
 
 
 @dataclass
@@ -278,39 +280,7 @@ class Plots:
     # over the steps
 
     def steps(self, title, lines):
-        """Losses, and the share of trained weights, over the steps of all requests."""
-        steps = [line for line in lines if line["kind"] == "step"]
-        fig, (top, bottom) = figure(NARROW, 270, 2, 1, sharex=True, height_ratios=[1.6, 1])
-        x = list(range(len(steps)))
-        nan = math.nan
-
-        def series(field):
-            return [nan if line.get(field) is None else line[field] for line in steps]
-
-        top.plot(x, series("loss"), color=SERIES[0])
-        if any("retain_loss" in line for line in steps):
-            top.plot(x, series("retain_loss"), color=SERIES[1], linestyle=DASHES[1])
-        bottom.plot(x, series("unmask_ratio"), color=MUTED, linewidth=1.2, linestyle=DASHES[1])
-        bottom.plot(x, series("fraction_trained"), color=SERIES[2])
-        borders = [i for i in x if i and steps[i]["task"] != steps[i - 1]["task"]]
-        for ax in (top, bottom):
-            ax.grid(axis="x", visible=False)
-            for border in borders:
-                ax.axvline(border - 0.5, color=GRID, linewidth=1.2)
-            for i in x:
-                if steps[i]["skipped"]:
-                    ax.axvline(i, color=SERIES[1], linewidth=0.8)
-        top.yaxis.set_major_locator(MaxNLocator(nbins=4))
-        probability_axis(bottom.yaxis)
-        bottom.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
-        bottom.yaxis.set_major_formatter(FixedFormatter(["0", ".5", "1"]))
-        bottom.set_xlabel("step")
-        top.set_title(title)
-        losses = [line["loss"] for line in steps if line["loss"] is not None]
-        said = f"forget loss from {losses[0]:.3g} to {losses[-1]:.3g}" if losses else "no finite loss"
-        return self.finish(fig, f"{title}: {len(steps)} steps of {len(borders) + 1} requests, {said}, share trained "
-                                f"{short(steps[0]['fraction_trained'])} to {short(steps[-1]['fraction_trained'])}, "
-                                f"{sum(line['skipped'] for line in steps)} steps skipped.")
+        return self.finish(*steps_figure(title, lines))
 
     def thresholds(self, method, lines):
         """The threshold of each tensor after each request, on a scale that is linear around zero."""
@@ -481,6 +451,60 @@ class Plots:
         narrow = [self.rows(NARROW, [one]) for one in panels]
         text = "Cost of a run, mean over runs: " + "; ".join(dict.fromkeys(texts)) + "."
         return self.finish(wide, text), [self.finish(fig, text) for fig in narrow]
+
+
+def steps_figure(title, lines):
+    """Losses, and the share of trained weights, over the steps of all requests."""
+    steps = [line for line in lines if line["kind"] == "step"]
+    fig, (top, bottom) = figure(NARROW, 270, 2, 1, sharex=True, height_ratios=[1.6, 1])
+    x = list(range(len(steps)))
+    nan = math.nan
+
+    def series(field):
+        return [nan if line.get(field) is None else line[field] for line in steps]
+
+    top.plot(x, series("loss"), color=SERIES[0])
+    if any("retain_loss" in line for line in steps):
+        top.plot(x, series("retain_loss"), color=SERIES[1], linestyle=DASHES[1])
+    bottom.plot(x, series("unmask_ratio"), color=MUTED, linewidth=1.2, linestyle=DASHES[1])
+    bottom.plot(x, series("fraction_trained"), color=SERIES[2])
+    borders = [i for i in x if i and steps[i]["task"] != steps[i - 1]["task"]]
+    for ax in (top, bottom):
+        ax.grid(axis="x", visible=False)
+        for border in borders:
+            ax.axvline(border - 0.5, color=GRID, linewidth=1.2)
+        for i in x:
+            if steps[i]["skipped"]:
+                ax.axvline(i, color=SERIES[1], linewidth=0.8)
+    top.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    probability_axis(bottom.yaxis)
+    bottom.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+    bottom.yaxis.set_major_formatter(FixedFormatter(["0", ".5", "1"]))
+    bottom.set_xlabel("step")
+    top.set_title(title)
+    losses = [line["loss"] for line in steps if line["loss"] is not None]
+    said = f"forget loss from {losses[0]:.3g} to {losses[-1]:.3g}" if losses else "no finite loss"
+    return fig, (f"{title}: {len(steps)} steps of {len(borders) + 1} requests, {said}, share trained "
+                 f"{short(steps[0]['fraction_trained'])} to {short(steps[-1]['fraction_trained'])}, "
+                 f"{sum(line['skipped'] for line in steps)} steps skipped.")
+
+
+def requests_figure(title, lines):
+    """The five probabilities after each request."""
+    tasks = [line for line in lines if line["kind"] == "task"]
+    fig, ax = figure(NARROW, 240)
+    x = [line["task"] + 1 for line in tasks]
+    texts = []
+    for (field, label), colour, marker in zip(KNOWN.items(), SERIES, MARKERS):
+        values = [math.nan if line[field] is None else line[field] for line in tasks]
+        ax.plot(x, values, color=colour, marker=marker, gid=series_id(field, label))
+        texts.append(f"{label} " + ", ".join(short(line[field]) for line in tasks))
+    probability_axis(ax.yaxis)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    ax.set_xlim(0.7, max(x[-1], 2) + 0.3)
+    ax.set_xlabel("request")
+    ax.set_title(title)
+    return fig, f"Probabilities after each request: " + "; ".join(texts) + "."
 
 
 def places_of(tensors):

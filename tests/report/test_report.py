@@ -5,14 +5,17 @@ Runs in .venv-report, which scripts/setup --report makes; skips (77) where there
 Debian's chromium.
 """
 import copy
+import http.client
 import json
 import math
 import os
 import pathlib
+import random
 import re
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -273,6 +276,87 @@ class Page(Folder):
                                           "getComputedStyle(document.querySelector('svg[role=img] text')).fill"))
             self.assertNotEqual(*colours)
             self.assertEqual(page.value(CHIPS), [True, True, False])
+
+
+class Watch(unittest.TestCase):
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = pathlib.Path(temporary.name)
+        p = {"forgotten": 0.2, "shown": 0.9, "unseen": 0.8}
+        self.lines = [json.dumps(line) + "\n" for line in fixture.log_lines(p, True, random.Random(1))]
+        self.log = self.folder / "run" / "metrics.jsonl"
+        self.log.parent.mkdir()
+        self.log.write_text("".join(self.lines[:3]))
+        self.server = subprocess.Popen([ROOT / "scripts" / "watch", self.folder, "--port", "0", "--every", "0.1"],
+                                       stdout=subprocess.PIPE, text=True)
+        self.addCleanup(self.server.stdout.close)
+        self.addCleanup(self.server.wait)
+        self.addCleanup(self.server.terminate)
+        self.address = re.search(r"http://127\.0\.0\.1:(\d+)/", self.server.stdout.readline())
+
+    def ask(self, path, host=None):
+        connection = http.client.HTTPConnection("127.0.0.1", int(self.address[1]))
+        self.addCleanup(connection.close)
+        connection.request("GET", path, headers={"Host": host} if host else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+    def state(self):
+        return json.loads(self.ask("/state")[1])
+
+    def grow(self, text):
+        with self.log.open("a") as file:
+            file.write(text)
+
+    def said(self):
+        return re.findall('<p class="lead">(.*?)</p>', self.state()["html"])
+
+    def test_follows_a_log_that_grows(self):
+        first = self.state()["version"]
+        self.assertEqual(self.said(), ["request 1, step 3"])
+        self.assertEqual(self.state()["version"], first)
+        self.grow(self.lines[3] + self.lines[4][:30])
+        self.assertEqual(self.said(), ["request 1, step 4"])
+        self.grow(self.lines[4][30:] + "".join(self.lines[5:16]))
+        self.assertEqual(self.said(), ["request 1 done: forgotten .20, kept, never shown .95"])
+        self.assertEqual(self.state()["html"].count("<svg"), 2)
+        self.assertNotEqual(self.state()["version"], first)
+        self.log.write_text(self.lines[0])
+        self.assertEqual(self.said(), ["request 1, step 1"])
+
+    def test_shows_what_is_wrong_with_a_line(self):
+        self.grow(self.lines[3].replace('"lr": ', '"lr": -'))
+        wrong = re.findall('role="alert">(.*?)</p>', self.state()["html"])
+        self.assertRegex("".join(wrong), r"metrics.jsonl: line 4: lr: -\S+ is less than the minimum of 0")
+
+    def test_answers_this_machine_alone(self):
+        self.assertEqual(self.ask("/", "elsewhere.example:80")[0], 403)
+        self.assertEqual(self.ask("/../watch.py")[0], 404)
+        with open(f"/proc/{self.server.pid}/net/tcp") as table:
+            port = f":{int(self.address[1]):04X}"
+            listening = [line.split()[1] for line in table if line.split()[1].endswith(port) and line.split()[3] == "0A"]
+        self.assertEqual(listening, ["0100007F" + port])
+
+    def test_in_a_browser(self):
+        if not browser.program():
+            self.skipTest("there is no chromium")
+        with browser.Browser() as page:
+            def wait(condition):
+                for _ in range(100):
+                    if page.value(condition):
+                        return
+                    time.sleep(0.1)
+                self.fail(f"never true: {condition}")
+
+            page.view(360)
+            page.open(self.address[0])
+            wait("document.querySelectorAll('svg').length === 1")
+            self.grow("".join(self.lines[3:]))
+            wait("document.querySelectorAll('svg').length === 2")
+            for question, answer in QUESTIONS.items():
+                self.assertEqual(page.value(answer), [], question)
+            self.assertEqual(page.complaints(), [])
 
 
 VISIBLE_PLOTS = """[...document.querySelectorAll('#%s svg[role=img]')].filter(s => {
