@@ -1,5 +1,5 @@
-// operator new that counts, for the test that a step allocates nothing. Under clang's
-// ThreadSanitizer, which links an operator new of its own, nothing is counted.
+// operator new that counts, for the test that a step allocates nothing. Sanitizers bring an
+// operator new of their own: under them nothing is counted.
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
@@ -23,8 +23,10 @@ std::int64_t num_allocations() { return count.load(); }
 
 }  // namespace alkn_test
 
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define ALKN_TEST_KEEPS_OPERATOR_NEW
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
 #define ALKN_TEST_KEEPS_OPERATOR_NEW
 #endif
 #endif

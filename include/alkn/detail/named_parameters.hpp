@@ -88,7 +88,7 @@ inline std::pair<std::uintptr_t, std::uintptr_t> extent(const Tensor& t) {
   const auto first = reinterpret_cast<std::uintptr_t>(t.data_ptr());
   std::int64_t reach = 0;
   for (std::int64_t d = 0; d < t.dim(); ++d) reach += (t.size(d) - 1) * t.stride(d);
-  return {first, first + static_cast<std::uintptr_t>(reach + 1) * t.element_size()};
+  return {first, first + static_cast<std::uintptr_t>((reach + 1) * t.element_size())};
 }
 
 /// A dense tensor of one of the four types.

@@ -85,10 +85,10 @@ inline std::int64_t rows_per_chunk(std::int64_t vocabulary) {
 inline void ask_for_huge_pages(const Tensor& x) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr std::uintptr_t kPage = std::uintptr_t{1} << 21;
-  const auto start = reinterpret_cast<std::uintptr_t>(x.mutable_data_ptr());
-  const std::uintptr_t first = (start + kPage - 1) / kPage * kPage;
-  const std::uintptr_t last = (start + x.nbytes()) / kPage * kPage;
-  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  auto* const data = static_cast<char*>(x.mutable_data_ptr());
+  const std::uintptr_t before = (kPage - reinterpret_cast<std::uintptr_t>(data) % kPage) % kPage;
+  if (x.nbytes() < before + kPage) return;
+  madvise(data + before, (x.nbytes() - before) / kPage * kPage, MADV_HUGEPAGE);
 #else
   static_cast<void>(x);
 #endif

@@ -239,8 +239,9 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
     } else {
       own = detail::group_options<Base>(options, options);
     }
+    const torch::optim::OptimizerOptions& given = *own;
     TORCH_CHECK_VALUE(
-        typeid(*own) == typeid(defaults), "alkn::", method_name(),
+        typeid(given) == typeid(defaults), "alkn::", method_name(),
         ": expected the base optimizer's options, got those of another (add_named_parameters)");
     if constexpr (kFused) static_cast<const AdamWOptions&>(*own).validate("add_named_parameters");
     core_->add_parameters(params, std::move(own));
