@@ -7,6 +7,7 @@
 #   make golden FILES=...  check golden vectors that the oracle wrote
 #   make tofu_metrics      build the metrics of TOFU's evaluation logs
 #   make report            draw the report of an experiment, RESULTS=FOLDER
+#   make results           write docs/results.md from docs/results/results.json
 #   make docs              build the reference, into build/docs
 #   make format            format the C++ files
 #   make lint              clang-tidy over the headers
@@ -18,7 +19,7 @@ JOBS ?= $(shell nproc)
 RESULTS ?= build/experiment
 BUILD := build/$(PRESET)
 
-.PHONY: help setup dev-setup configure demo test bench golden tofu_metrics report docs format lint
+.PHONY: help setup dev-setup configure demo test bench golden tofu_metrics report results docs format lint
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -55,6 +56,9 @@ tofu_metrics: configure
 
 report:
 	@scripts/report/run $(RESULTS) $(ARGS)
+
+results:
+	@scripts/report/run docs/results --docs docs/results.md
 
 docs: dev-setup
 	@scripts/docs

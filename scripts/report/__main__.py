@@ -1,6 +1,7 @@
 """The report of an experiment: one HTML page.
 
     run RESULTS [--out FILE]       RESULTS: results.json, or the folder that it is in
+    run RESULTS --docs FILE.md     a page of Markdown with its pictures, for the repository
 """
 import argparse
 import pathlib
@@ -13,9 +14,15 @@ def main():
     parser = argparse.ArgumentParser(prog="report", description="One HTML page of an experiment's results.json.")
     parser.add_argument("results", type=pathlib.Path, help="results.json, or the folder that it is in")
     parser.add_argument("--out", type=pathlib.Path, help="report.html beside results.json unless given")
+    parser.add_argument("--docs", type=pathlib.Path, metavar="FILE.md", help="instead: a page of Markdown")
     arguments = parser.parse_args()
     try:
         results = read_results(arguments.results)
+        if arguments.docs:
+            import docs_page
+            docs_page.write(results, arguments.docs)
+            print(f"wrote {arguments.docs}")
+            return
         from page import render  # matplotlib takes a second: not for a file that is refused
         out = arguments.out or (arguments.results if arguments.results.is_dir()
                                 else arguments.results.parent) / "report.html"

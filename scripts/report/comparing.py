@@ -209,6 +209,8 @@ def short_p(log_p):
 
 def enumeration(words):
     words = list(words)
+    if any("," in word for word in words):
+        return "; ".join(words)
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
@@ -269,7 +271,7 @@ def summary(results, table):
     if close and gold_distance is not None:
         nearest_row = min(close, key=lambda row: row.distance.mean)
         verdict = "is as close to a model that never learned it as another such model is" \
-            if nearest_row.distance.mean <= gold_distance else "tells itself from a model that never learned it"
+            if nearest_row.distance.mean <= gold_distance else "can be told from a model that never learned it"
         sentences.append(
             f"Near {short(lowest.forgotten)}, even the closest method ({nearest_row.method['title']}, "
             f"D = {short(nearest_row.distance.mean)}) {verdict}; two such models differ by {short(gold_distance)}."

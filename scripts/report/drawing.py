@@ -6,6 +6,7 @@ text. Colours are placeholders that become CSS variables, so that one drawing se
 import html
 import io
 import re
+import textwrap
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -41,6 +42,11 @@ def figure(width, height, rows=1, columns=1, **options):
     fig = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
     fig.get_layout_engine().set(w_pad=4 / 72, h_pad=4 / 72)
     return fig, fig.subplots(rows, columns, **options)
+
+
+def wrapped(text, columns=34):
+    """In lines of at most so many characters."""
+    return textwrap.fill(text, columns)
 
 
 def series_id(method, title):

@@ -21,7 +21,7 @@ def cell(text, small="", kind=""):
 
 
 def short_deviation(deviation):
-    return "0" if deviation == 0 else "<.001" if deviation < 0.0005 else short(deviation)
+    return "0" if deviation == 0 else "<.001" if deviation < 0.00095 else short(deviation)
 
 
 def with_deviation(numbers, signed=False):

@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 import comparing
 from comparing import log_odds, probability, short
 from drawing import (DASHES, FAINT, GRID, HEAT, HEAT_INK, INK, MARKERS, MUTED, NARROW, NUM_SERIES, SERIES, SURFACE, figure,
-                     log_odds_axis, probability_axis, series_id, svg)
+                     log_odds_axis, probability_axis, series_id, svg, wrapped)
 
 FAMILIES = {"alkn": "ALKN's presets", "ablation": "ALKN without its parts", "baseline": "Other methods"}
 WIDE = 1180
@@ -82,8 +82,10 @@ class Plots:
     def rows(self, width, panels, row_height=21):
         """Methods below each other; a panel is (title, draw(ax, method, y), set_axis(ax))."""
         places, height = self.positions()
+        columns = 20 if width == NARROW else 60
+        titles = {method["name"]: wrapped(method["title"], columns) for method in self.methods}
+        row_height += 6 if any("\n" in title for title in titles.values()) else 0
         fig, axes = figure(width, height * row_height + 62, 1, len(panels), sharey=True, squeeze=False)
-        titles = {method["name"]: method["title"] for method in self.methods}
         for ax, (title, draw, set_axis) in zip(axes[0], panels):
             ax.set_title(title)
             ax.grid(axis="y", visible=False)
@@ -159,6 +161,12 @@ class Plots:
 
     def trade_off(self, group, kept, title):
         fig, ax = figure(NARROW, 260)
+        ends = self.draw_trade_off(ax, group, kept, title)
+        return self.finish(fig, f"Trade-off curves, {title}, of kept authors ({kept}) over forgotten ones: "
+                                + "; ".join(ends) + ".")
+
+    def draw_trade_off(self, ax, group, kept, title):
+        """Draws the curves; says where they end."""
         golds = [seed["gold"]["probability"] for seed in self.seeds]
         lowest = min([p["forgotten"] for method in self.methods for _, p in self.mean_curve(method)]
                      + [p["forgotten"] or 1 for p in golds])
@@ -181,7 +189,8 @@ class Plots:
                             linewidth=0.7, alpha=0.45, gid=gid)
             curve = self.mean_curve(method)
             ax.plot([p["forgotten"] for _, p in curve], [p[kept] for _, p in curve], color=look.colour,
-                    linestyle=look.dashes, marker=look.marker, markerfacecolor=look.face, markersize=5.5, gid=gid)
+                    linestyle=look.dashes, marker=look.marker, markerfacecolor=look.face, markersize=5.5, gid=gid,
+                    label=wrapped(method["title"], 24))
             ends.append(f"{method['title']} ends at forgotten {short(curve[-1][1]['forgotten'])}, kept "
                         f"{short(curve[-1][1][kept])}")
         for p in golds:
@@ -192,8 +201,7 @@ class Plots:
         probability_axis(ax.yaxis)
         ax.set_title(title)
         ax.set_xlabel("probability of what was to be forgotten →")
-        return self.finish(fig, f"Trade-off curves, {title}, of kept authors ({kept}) over forgotten ones: "
-                                + "; ".join(ends) + ".")
+        return ends
 
     # the per-task matrix
 
@@ -210,7 +218,7 @@ class Plots:
             ax.add_patch(Rectangle((j - 0.5, j + 0.5), 1, 1, fill=False, edgecolor=SERIES[1], linewidth=2, zorder=3))
         self.grid_axes(ax, places, [str(j + 1) for j in range(tasks)] + ["seen", "not"], range(tasks + 1),
                        ["before"] + [f"after {t}" for t in range(1, tasks + 1)])
-        ax.set_title(method["title"])
+        ax.set_title(wrapped(method["title"]))
         text = "; ".join(f"after {t} requests: " + ", ".join(short(value) for value in row)
                          + f", kept shown {short(shown)}, kept unseen {short(unseen)}"
                          for t, (row, shown, unseen) in enumerate(zip(rows, matrix["shown"], matrix["unseen"])))
@@ -252,7 +260,7 @@ class Plots:
             values[tensor["name"]] = tensor[field]
             self.cell(ax, layers.index(layer), kinds.index(kind), tensor[field], True)
         self.grid_axes(ax, range(len(layers)), layers, range(len(kinds)), kinds)
-        ax.set_title(f"{method['title']}: {title}")
+        ax.set_title(wrapped(f"{method['title']}: {title}"))
         return self.finish(fig, f"Heat map, {title}, {method['title']}, by tensor: "
                                 + ", ".join(f"{name} {short(value)}" for name, value in values.items()) + ".")
 
@@ -308,7 +316,7 @@ class Plots:
         ax.yaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         ax.set_xlabel("request")
-        ax.set_title(f"{method['title']}: η")
+        ax.set_title(wrapped(f"{method['title']}: η"))
         last = [curve[-1][1] for curve in curves.values()]
         above = sum(value > 0 for value in last)
         return self.finish(fig, f"Thresholds of {len(curves)} tensors over the requests, {method['title']}: after the "
@@ -319,6 +327,12 @@ class Plots:
 
     def relearning(self, group, on, title):
         fig, ax = figure(NARROW, 260)
+        texts, steps = self.draw_relearning(ax, group, on, title)
+        return self.finish(fig, f"Relearning, {title}: probability of the other half after {', '.join(map(str, steps))} "
+                                "steps. " + "; ".join(texts) + ".") if texts else None
+
+    def draw_relearning(self, ax, group, on, title):
+        """Draws the curves; says what they show, and after which steps."""
         texts, steps = [], []
 
         def draw(models, label, name, **style):
@@ -345,8 +359,7 @@ class Plots:
         ax.xaxis.set_major_formatter(FixedFormatter([str(step) for step in steps]))
         ax.set_xlabel("steps of relearning")
         ax.set_title(title)
-        return self.finish(fig, f"Relearning, {title}: probability of the other half after {', '.join(map(str, steps))} steps. "
-                                + "; ".join(texts) + ".") if texts else None
+        return texts, steps
 
     def attacked(self, method):
         runs = [comparing.focus_run(self.results, seed, method["name"], "attacks") for seed in self.seeds]
@@ -481,7 +494,7 @@ def steps_figure(title, lines):
     bottom.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
     bottom.yaxis.set_major_formatter(FixedFormatter(["0", ".5", "1"]))
     bottom.set_xlabel("step")
-    top.set_title(title)
+    top.set_title(wrapped(title))
     losses = [line["loss"] for line in steps if line["loss"] is not None]
     said = f"forget loss from {losses[0]:.3g} to {losses[-1]:.3g}" if losses else "no finite loss"
     return fig, (f"{title}: {len(steps)} steps of {len(borders) + 1} requests, {said}, share trained "

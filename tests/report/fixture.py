@@ -12,21 +12,21 @@ LEVELS = [0.5, 0.2, 0.05]
 STEPS = [0, 1, 2, 5, 10, 20, 50]
 # name, title, family, axis, steepness of what is kept (shown, unseen), farthest forgetting
 METHODS = [
-    ("alkn", "ALKN conflict", "alkn", "lambda", 0.15, 0.5, 9),
-    ("alkn-ratio", "ALKN ratio", "alkn", "lambda", 0.3, 0.45, 9),
-    ("alkn-reference", "ALKN reference", "alkn", "lambda", 1.2, 1.2, 9),
-    ("alkn-paper", "ALKN paper", "alkn", "lambda", 1.1, 1.3, 3.5),
-    ("no-soft-labels", "without soft labels", "ablation", "lambda", 0.25, 0.6, 8),
-    ("no-sparsity", "without sparsity", "ablation", "lambda", 0.8, 0.9, 9),
-    ("no-modulation", "without modulation", "ablation", "lambda", 0.2, 0.55, 9),
-    ("random-mask", "random mask", "ablation", "lambda", 0.9, 0.9, 9),
+    ("alkn", "ALKN, conflict", "alkn", "lambda", 0.15, 0.5, 9),
+    ("alkn-ratio", "ALKN, ratio", "alkn", "lambda", 0.3, 0.45, 9),
+    ("alkn-reference", "ALKN, reference", "alkn", "lambda", 1.2, 1.2, 9),
+    ("alkn-paper", "ALKN, paper", "alkn", "lambda", 1.1, 1.3, 3.5),
+    ("no-soft-labels", "ALKN without soft labels", "ablation", "lambda", 0.25, 0.6, 8),
+    ("no-sparsity", "ALKN without sparsity", "ablation", "lambda", 0.8, 0.9, 9),
+    ("no-modulation", "ALKN without modulation", "ablation", "lambda", 0.2, 0.55, 9),
+    ("random-mask", "ALKN with a random mask, no modulation", "ablation", "lambda", 0.9, 0.9, 9),
     ("task-vector", "task vector", "baseline", "lambda", 0.7, 0.75, 10),
     ("gradient-ascent", "gradient ascent", "baseline", "lr", 0.85, 0.9, 14),
-    ("gradient-ascent+retain-5", "gradient ascent, retain 5", "baseline", "lr", 0.2, 0.6, 10),
+    ("gradient-ascent+retain-5", "gradient ascent + retain, weight 5", "baseline", "lr", 0.2, 0.6, 10),
     ("npo", "NPO", "baseline", "lr", 0.6, 0.65, 8),
-    ("npo+retain-5", "NPO, retain 5", "baseline", "lr", 0.15, 0.55, 8),
-    ("npo+retain-20", "NPO, retain 20", "baseline", "lr", 0.1, 0.4, 8),
-    ("masked-npo", "NPO under the mask", "baseline", "lr", 0.12, 0.35, 8),
+    ("npo+retain-5", "NPO + retain, weight 5", "baseline", "lr", 0.15, 0.55, 8),
+    ("npo+retain-20", "NPO + retain, weight 20", "baseline", "lr", 0.1, 0.4, 8),
+    ("masked-npo", "NPO under ALKN's mask", "baseline", "lr", 0.12, 0.35, 8),
 ]
 TASKS = ["Ada Voss", "Bruno Keller", "Chiara Conti", "Dmitri Orlov", "Elif Kaya"]
 TENSORS = [("tokens.weight", 256000), ("positions.weight", 32768)] + [

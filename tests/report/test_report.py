@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import unittest
+import xml.etree.ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REPORT = ROOT / "scripts" / "report"
@@ -248,6 +249,29 @@ class Page(Folder):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("One seed only", (self.folder / "plain.html").read_text())
 
+    def test_numbers_that_could_not_be_computed(self):
+        results = json.loads(self.results.read_text())
+
+        def without_numbers(value):
+            if isinstance(value, dict):
+                return {key: without_numbers(part) if key not in ("steps", "on") else part for key, part in value.items()}
+            return [without_numbers(part) for part in value] if isinstance(value, list) else None
+
+        for seed in results["seeds"]:
+            for model in [seed["base"], seed["gold"], *seed["runs"]]:
+                for name in {"metrics", "attacks", "matrix"} & set(model):
+                    model[name] = without_numbers(model[name])
+                model.get("metrics", {}).pop("utility_parts", None)
+                for matrix in model.get("matrix", []):
+                    matrix["metric"] = "rouge"
+        results["seeds"][0]["runs"][1]["probability"].update(forgotten=None, shown=None, unseen=None)
+        path = self.folder / "null.json"
+        path.write_text(json.dumps(results))
+        for arguments in (("--out", self.folder / "null.html"), ("--docs", self.folder / "null.md")):
+            done = run(path, *arguments)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertNotRegex((self.folder / "null.html").read_text(), r"\bnan\b|\bNone\b")
+
     def test_in_a_browser(self):
         if not browser.program():
             self.skipTest("there is no chromium")
@@ -276,6 +300,46 @@ class Page(Folder):
                                           "getComputedStyle(document.querySelector('svg[role=img] text')).fill"))
             self.assertNotEqual(*colours)
             self.assertEqual(page.value(CHIPS), [True, True, False])
+
+
+class Docs(Folder):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.page = cls.folder / "docs" / "results.md"
+        cls.page.parent.mkdir()
+        done = run(cls.results, "--docs", cls.page)
+        assert done.returncode == 0, done.stderr
+        cls.text = cls.page.read_text()
+
+    def test_says_what_the_results_say(self):
+        results = loading.read_results(self.results)
+        levels = comparing.compare(results)
+        for sentence in comparing.summary(results, levels):
+            self.assertIn(sentence, " ".join(self.text.split()))
+        row = levels[1].rows[3]
+        self.assertIn(f"| NPO | {comparing.short(row.shown.mean)} ± ", self.text)
+        self.assertIn("| ALKN, paper | not reached |", self.text)
+        self.assertRegex(self.text, r"- ALKN without sparsity keeps \.\d\d less of the unseen than ALKN, conflict\.")
+        self.assertIn("    tests/report/fixture.py FOLDER\n", self.text)
+
+    def test_its_pictures_stand_alone(self):
+        names = re.findall(r"\]\((results/[\w-]+\.svg)\)", self.text)
+        self.assertEqual(len(names), 3)
+        for name in names:
+            picture = (self.page.parent / name).read_text()
+            self.assertNotIn("var(", picture)
+            tree = xml.etree.ElementTree.fromstring(picture)
+            self.assertTrue(tree.get("aria-label"))
+
+    def test_the_page_of_the_repository_is_what_its_results_give(self):
+        kept = ROOT / "docs" / "results" / "results.json"
+        if not kept.exists():
+            self.skipTest("no results are kept")
+        page = self.folder / "again" / "results.md"
+        page.parent.mkdir()
+        run(kept, "--docs", page)
+        self.assertEqual(page.read_text(), (ROOT / "docs" / "results.md").read_text(), "make results writes it anew")
 
 
 class Watch(unittest.TestCase):
