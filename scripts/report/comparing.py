@@ -157,9 +157,14 @@ def focus_level(results):
     return results["levels"][len(results["levels"]) // 2]
 
 
-def focus_run(results, seed, method, key):
-    """The run of a method that such a plot shows: nearest to the focus level, however far."""
-    return nearest(seed, method, focus_level(results), lambda run: key in run and run[key], math.inf)
+def focus_run(results, seed, method, key, limit=NEAR):
+    """The run of a method that such a plot shows: nearest to the focus level, if it is near."""
+    return nearest(seed, method, focus_level(results), lambda run: key in run and run[key], limit)
+
+
+def any_run(results, seed, method, key):
+    """The same, however far: for what is not compared between methods."""
+    return focus_run(results, seed, method, key, math.inf)
 
 
 def matrix_losses(matrix):
@@ -254,7 +259,9 @@ def summary(results, table):
     lowest = [row for row in table if not row.is_gold][-1]
     missing = [row.method["title"] for row in lowest.rows if row.reached < number]
     if missing:
-        sentences.append(f"Not every seed came to {short(lowest.forgotten)} with {enumeration(missing)}.")
+        who = enumeration(missing)
+        sentences.append(f"Not every seed came to {short(lowest.forgotten)} with {who}." if number > 1 else
+                         f"Did not come to {short(lowest.forgotten)}: {who}.")
     else:
         sentences.append(f"Every method came to {short(lowest.forgotten)}.")
     back = [row for row in level.rows if row.relearned.values]

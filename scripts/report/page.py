@@ -242,25 +242,27 @@ def swatch(look):
                   f'<path d="M1 6H25"/>{shapes[look.marker]}</svg>')
 
 
-def matrix_caption(matrix):
+def matrix_caption(run, matrix):
     losses = comparing.matrix_losses(matrix)
+    said = f"Forgotten at {short(run['probability']['forgotten'])}. "
     if losses is None:
-        return "Some values could not be computed."
-    return (f"At most {short(losses['returned'])} of a request came back later; up to {short(losses['early'])} was lost "
-            f"before anybody asked; kept authors never shown lost {short(losses['decline'])}.")
+        return said + "Some values could not be computed."
+    back = f"Up to {short(losses['returned'])} of a request" if losses["returned"] >= 0.005 else "Nothing"
+    return said + (f"{back} came back later; up to {short(losses['early'])} was lost before anybody asked; kept authors "
+                   f"never shown lost {short(losses['decline'])}.")
 
 
 def matrix_groups(results, drawn):
     groups = {}
     seed = results["seeds"][0]
     for method in results["methods"]:
-        run = comparing.focus_run(results, seed, method["name"], "matrix")
+        run = comparing.any_run(results, seed, method["name"], "matrix")
         for matrix in (run or {}).get("matrix", []):
             groups.setdefault(matrix["metric"], []).append((method, run, matrix))
     order = [metric for metric in METRIC_TITLES if metric in groups]
     return [{"title": f"{METRIC_TITLES[metric]}, of the run nearest to {short(comparing.focus_level(results))} "
                       f"(seed {seed['seed']})",
-             "plots": [{"plot": Markup(drawn.heat_map(method, run, matrix)), "caption": matrix_caption(matrix)}
+             "plots": [{"plot": Markup(drawn.heat_map(method, run, matrix)), "caption": matrix_caption(run, matrix)}
                        for method, run, matrix in groups[metric]]} for metric in order]
 
 
@@ -268,7 +270,7 @@ def by_task_table(results):
     seed = results["seeds"][0]
     rows = []
     for method in results["methods"]:
-        run = comparing.focus_run(results, seed, method["name"], "forget_quality_by_task")
+        run = comparing.any_run(results, seed, method["name"], "forget_quality_by_task")
         if run:
             rows.append({"cells": [cell(method["title"])] + [
                 cell(short(quality["distance"]["value"]), f"p {short_p(quality['log_p'])}")
@@ -315,7 +317,7 @@ def render(results):
     groups = plots.families(results["methods"])
     seed = results["seeds"][0]
     logs = [(method, run["lines"]) for method in results["methods"]
-            if (run := comparing.focus_run(results, seed, method["name"], "lines"))
+            if (run := comparing.any_run(results, seed, method["name"], "lines"))
             and any(line["kind"] == "task" for line in run["lines"])]
     masked = [(method, lines) for method, lines in logs
               if any(tensor["threshold"] is not None for line in lines if line["kind"] == "task"
@@ -351,6 +353,8 @@ def render(results):
         "details": detail_tables(results),
         "relearning": relearning,
         "quantization": both(drawn.quantization()) if has_quantization else None,
+        "not_attacked": comparing.enumeration(absent) if (absent := [
+            method["title"] for method in results["methods"] if not drawn.attacked(method)]) else "",
         "codes": code_table(results) if has_quantization else None,
         "membership": both(drawn.membership()),
         "examples": list(example_cards(results, drawn.looks)),
@@ -372,7 +376,7 @@ def render(results):
         "comparison_note": (f"{number} seeds, each with its own original model, gold model and order of requests; "
                             "± one standard deviation over them." if number > 1 else "One seed only: no spread.")
                            + " Forget quality, extraction and relearning are those of the run nearest to the level.",
-        "configuration": [(key, shown_value(value)) for key, value in results["configuration"].items()]
+        "configuration": [(key.replace("_", " "), shown_value(value)) for key, value in results["configuration"].items()]
                          + [("seeds", ", ".join(str(s["seed"]) for s in results["seeds"]))],
         "settings": lambda method: ", ".join(f"{key} {shown_value(value)}" for key, value in method["settings"].items()),
         "swatch": lambda name: swatch(drawn.looks[name]),

@@ -108,6 +108,10 @@ class Plots:
         ax.plot([start], [y], first_marker, color=look.colour, markerfacecolor=SURFACE, markersize=7, gid=gid)
         ax.plot([end], [y], "o", color=look.colour, markersize=7.5, gid=gid)
 
+    @staticmethod
+    def absent(ax, y, text):
+        ax.text(0.01, y, text, va="center", color=MUTED, style="italic")
+
     def level_name(self, level):
         return f"at {short(level.forgotten)} (gold)" if level.is_gold else f"at {short(level.forgotten)}"
 
@@ -118,7 +122,7 @@ class Plots:
         def draw(ax, method, y):
             row = rows[method["name"]]
             if not row.reached:
-                ax.text(0.01, y, "not reached", va="center", color=MUTED, style="italic")
+                self.absent(ax, y, "not reached")
                 return
             self.pair(ax, y, method, row.shown.mean, row.unseen.mean,
                       f"{short(row.unseen.mean)} unseen, {short(row.shown.mean)} shown "
@@ -233,7 +237,7 @@ class Plots:
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=HEAT[round(share * (len(HEAT) - 1))],
                                edgecolor=SURFACE, linewidth=1.5))
         if labelled:
-            label = "1" if value >= 0.995 else f"{value:.2f}".lstrip("0").replace("-0", "−")
+            label = "1" if value >= 0.995 else "0" if 0 <= value < 0.005 else f"{value:.2f}".lstrip("0").replace("-0", "−")
             ax.text(x, y, label, ha="center", va="center", color=HEAT_INK[share >= 0.55])
 
     @staticmethod
@@ -374,6 +378,7 @@ class Plots:
                 before = comparing.spread(run["probability"][name] for run in runs).mean
                 after = comparing.spread(run["attacks"]["quantization"]["probability"][name] for run in runs).mean
                 if before is None or after is None:
+                    self.absent(ax, y, "no run near")
                     return
                 self.pair(ax, y, method, before, after, f"{short(before)} before, {short(after)} after")
                 texts.append(f"{method['title']} {name} {short(before)} to {short(after)}")
@@ -399,6 +404,7 @@ class Plots:
                         if score in run["attacks"].get("membership", {})]
                 mean = comparing.spread(auc["value"] for auc in aucs).mean
                 if mean is None:
+                    self.absent(ax, y, "no run near")
                     return
                 gid = series_id(method["name"], f"{method['title']}: AUC {short(mean)}")
                 for auc in aucs:
