@@ -1,4 +1,4 @@
-"""A page on this machine that shows how running jobs go: the curves of every metrics.jsonl below a folder.
+"""A page on this machine that shows how running jobs go: the curves of every log below a folder, metrics.jsonl or another .jsonl.
 
     scripts/watch FOLDER [--port N] [--every SECONDS]
 
@@ -26,7 +26,7 @@ MOST_SHOWN = 24  # runs, the latest first
 
 
 class Log:
-    """A metrics.jsonl that grows: only what is new is read."""
+    """A log that grows: only what is new is read."""
 
     def __init__(self, path):
         self.path, self.position, self.lines, self.error = path, 0, [], None
@@ -64,7 +64,7 @@ class Folder:
     def read(self):
         """[(log, time of its last change)], the latest first."""
         found = []
-        for path in self.folder.rglob("metrics.jsonl"):
+        for path in self.folder.rglob("*.jsonl"):
             try:
                 found.append((self.logs.setdefault(path, Log(path)), path.stat().st_mtime_ns))
             except OSError:
@@ -75,8 +75,8 @@ class Folder:
         return found
 
     def title(self, log):
-        name = str(log.path.parent.relative_to(self.folder))
-        name = self.folder.name if name == "." else name
+        path = log.path.parent if log.path.name == "metrics.jsonl" else log.path.with_suffix("")
+        name = self.folder.name if path == self.folder else str(path.relative_to(self.folder))
         return name if len(name) < 40 else "…" + name[-38:]
 
     @functools.lru_cache(maxsize=4 * MOST_SHOWN)  # a run that has not changed is not drawn again
@@ -144,7 +144,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def main():
     parser = argparse.ArgumentParser(prog="watch", description="Shows the curves of running jobs on a local page.")
-    parser.add_argument("folder", type=pathlib.Path, help="in which, or below which, there are metrics.jsonl")
+    parser.add_argument("folder", type=pathlib.Path, help="in which, or below which, there are logs")
     parser.add_argument("--port", type=int, default=8017, help="8017 unless given; 0: a free one")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two looks")
     arguments = parser.parse_args()

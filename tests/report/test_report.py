@@ -388,6 +388,9 @@ class Watch(unittest.TestCase):
         self.assertNotEqual(self.state()["version"], first)
         self.log.write_text(self.lines[0])
         self.assertEqual(self.said(), ["request 1, step 1"])
+        (self.folder / "sweep.jsonl").write_text(self.lines[0] + self.lines[1])
+        self.assertEqual(sorted(self.said()), ["request 1, step 1", "request 1, step 2"])
+        self.assertEqual(sorted(re.findall("<h2>(.*?)</h2>", self.state()["html"])), ["run", "sweep"])
 
     def test_shows_what_is_wrong_with_a_line(self):
         self.grow(self.lines[3].replace('"lr": ', '"lr": -'))
