@@ -29,19 +29,18 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
   ~Arena() { release(); }
 
-  /// A block of zeros, aligned to 64 bytes; blocks of a page and more start at ever other offsets
-  /// of a page.
+  /// A block of zeros, aligned to 64 bytes; large blocks start at ever other offsets of a page.
   /// @throws std::bad_alloc
   void* allocate(std::size_t bytes) {
     std::size_t begin = round_up(used_, kAlignment);
-    if (bytes >= kPage) {
+    if (bytes >= kLarge) {
       begin = round_up(begin, kPage) + kStagger * (num_staggered_ % (kPage / kStagger));
     }
     if (slabs_.empty() || begin + bytes > slabs_.back().bytes) {
       grow(bytes + 2 * kPage);
-      begin = bytes >= kPage ? kStagger * (num_staggered_ % (kPage / kStagger)) : 0;
+      begin = bytes >= kLarge ? kStagger * (num_staggered_ % (kPage / kStagger)) : 0;
     }
-    if (bytes >= kPage) ++num_staggered_;
+    if (bytes >= kLarge) ++num_staggered_;
     used_ = begin + bytes;
     total_ += bytes;
     return static_cast<char*>(slabs_.back().data) + begin;
@@ -56,7 +55,7 @@ class Arena {
 
   /// Makes room for `bytes` in one piece, so that blocks that are asked for next lie together.
   void reserve(std::size_t bytes) {
-    if (slabs_.empty() || used_ + bytes > slabs_.back().bytes) grow(bytes + bytes / 64 + 2 * kPage);
+    if (slabs_.empty() || used_ + bytes > slabs_.back().bytes) grow(bytes + bytes / 32 + 2 * kPage);
   }
 
   /// Frees everything; what was handed out is gone.
@@ -71,6 +70,8 @@ class Arena {
 
  private:
   static constexpr std::size_t kPage = 4096;
+  /// From here on blocks are staggered, which costs up to two pages each.
+  static constexpr std::size_t kLarge = std::size_t{256} << 10U;
   static constexpr std::size_t kHugePage = std::size_t{2} << 20U;
   static constexpr std::size_t kStagger =
       576;  // a ninth cache line: also other sets of the first-level cache

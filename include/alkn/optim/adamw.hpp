@@ -3,13 +3,13 @@
 #pragma once
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/zeros.h>
 #include <torch/arg.h>
 #include <torch/optim/optimizer.h>
 #include <alkn/detail/backend.hpp>
 #include <alkn/detail/masters.hpp>
 #include <alkn/detail/named_parameters.hpp>
 #include <alkn/detail/option.hpp>
+#include <alkn/detail/state_arrays.hpp>
 #include <alkn/detail/step_runner.hpp>
 
 #include <atomic>
@@ -240,11 +240,24 @@ class AdamW : public torch::optim::Optimizer {
     if (!entry) {
       auto fresh = std::make_unique<AdamWParamState>();
       const auto options = param.options().dtype(detail::state_dtype(param)).requires_grad(false);
-      fresh->exp_avg(at::zeros(param.sizes(), options))
-          .exp_avg_sq(at::zeros(param.sizes(), options));
+      if (state_.size() == 1) arrays_.renew(moment_bytes());
+      fresh->exp_avg(arrays_.zeros(param.sizes(), options))
+          .exp_avg_sq(arrays_.zeros(param.sizes(), options));
       entry = std::move(fresh);
     }
     return static_cast<AdamWParamState&>(*entry);
+  }
+
+  /// Bytes of the moments of all parameters.
+  [[nodiscard]] std::size_t moment_bytes() const {
+    std::size_t bytes = 0;
+    for (const auto& group : param_groups_) {
+      for (const Tensor& param : group.params()) {
+        bytes += 2 * static_cast<std::size_t>(param.numel()) *
+                 c10::elementSize(detail::state_dtype(param));
+      }
+    }
+    return bytes;
   }
 
   /// Throws for an empty list, a tensor that cannot be stepped, one that comes twice, overlapping
@@ -302,6 +315,7 @@ class AdamW : public torch::optim::Optimizer {
   }
 
   std::vector<detail::StepSlot> slots_;
+  detail::StateArrays arrays_;
 };
 
 }  // namespace alkn

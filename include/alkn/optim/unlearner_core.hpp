@@ -12,6 +12,7 @@
 #include <alkn/detail/bits.hpp>
 #include <alkn/detail/masters.hpp>
 #include <alkn/detail/named_parameters.hpp>
+#include <alkn/detail/state_arrays.hpp>
 #include <alkn/detail/step_runner.hpp>
 #include <alkn/optim/masks.hpp>
 #include <alkn/optim/options.hpp>
@@ -156,7 +157,9 @@ class UnlearnerCore {
   Backend backend() const;
   void start_training();
   void rank_by_use();
-  void finish_retain_gradient(ParameterState& p) const;
+  [[nodiscard]] Tensor finished_retain_gradient(const ParameterState& p);
+  [[nodiscard]] at::ScalarType retain_dtype(const ParameterState& p) const;
+  [[nodiscard]] std::size_t task_bytes() const;
   void fill_slot(ParameterState& p, StepSlot& slot);
   kernel::StepArgs step_args();
   std::int64_t num_trained(const ParameterState& p, const StepSlot& slot) const;
@@ -174,6 +177,7 @@ class UnlearnerCore {
   }
 
   std::vector<StepSlot> slots_;
+  StateArrays arrays_;             ///< of the running task
   std::vector<Tensor> gradients_;  ///< g' of low-precision parameters, for SwapMasters
 };
 

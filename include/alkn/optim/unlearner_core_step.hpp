@@ -191,13 +191,15 @@ inline void UnlearnerCore::start_training() {
   }
   base_.runner().reset();
   if (localized) {
+    std::vector<Tensor> retain;
     for (ParameterState& p : parameters_) {
       const auto options = p.param.options().requires_grad(false);
-      finish_retain_gradient(p);
-      p.score = at::zeros(p.shape, options.dtype(state_dtype(p.param)));
-      p.mask = at::zeros({num_mask_words(p.param.numel())}, options.dtype(at::kLong));
+      retain.push_back(finished_retain_gradient(p));
+      p.score = arrays_.zeros(p.shape, options.dtype(state_dtype(p.param)));
+      p.mask = arrays_.zeros({num_mask_words(p.param.numel())}, options.dtype(at::kLong));
       p.eta = p.threshold;
     }
+    for (std::size_t i = 0; i < retain.size(); ++i) parameters_[i].retain = std::move(retain[i]);
     rank_by_use();
   }
   task_->training = true;
@@ -205,16 +207,21 @@ inline void UnlearnerCore::start_training() {
 
 /// From the sum over batches to their mean, and for the score `ratio` to 1 / (|G_r| + mean|G_r| +
 /// 1e-30).
-inline void UnlearnerCore::finish_retain_gradient(ParameterState& p) const {
+inline Tensor UnlearnerCore::finished_retain_gradient(const ParameterState& p) {
   Tensor mean = p.retain.div(static_cast<double>(task_->num_retain_batches));
   if (settings_.localized.score == kernel::ScoreKind::ratio && mean.numel() > 0) {
     const Tensor size = mean.abs();
     mean = size.add(size.mean()).add_(1e-30).reciprocal_();
   }
+  return arrays_.zeros(p.shape, mean.options().dtype(retain_dtype(p))).copy_(mean);
+}
+
+/// How G_r is kept.
+inline at::ScalarType UnlearnerCore::retain_dtype(const ParameterState& p) const {
   const RetainPrecision kept = settings_.localized.retain_precision;
   const bool bfloat16 = kept == RetainPrecision::bfloat16 ||
                         (kept == RetainPrecision::automatic && p.dtype == at::kBFloat16);
-  p.retain = bfloat16 ? mean.to(at::kBFloat16) : mean;
+  return bfloat16 ? at::kBFloat16 : state_dtype(p.param);
 }
 
 /// Modulation by tensor (section 5): ranked by share of entries in M, ties in parameter order; the

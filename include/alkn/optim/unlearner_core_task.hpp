@@ -44,6 +44,20 @@ inline void UnlearnerCore::add_parameters(const std::vector<NamedParameter>& par
   for (auto& [param, state] : fresh_state()) optimizer.state().emplace(param, std::move(state));
 }
 
+/// Bytes of what a task keeps on the CPU: theta_{t-1}, G_r, score and mask.
+inline std::size_t UnlearnerCore::task_bytes() const {
+  std::size_t bytes = 0;
+  for (const ParameterState& p : parameters_) {
+    const auto size = static_cast<std::size_t>(p.param.numel());
+    const std::size_t state = c10::elementSize(state_dtype(p.param));
+    if (holds_start() && (p.param.is_cpu() || settings_.start_on_host)) bytes += size * state;
+    if (settings_.mask == kernel::MaskKind::localized && p.param.is_cpu()) {
+      bytes += size * (state + c10::elementSize(retain_dtype(p))) + (size + 63) / 64 * 8;
+    }
+  }
+  return bytes;
+}
+
 /// Holds theta_{t-1}, sets the moments and the options aside, multiplies every learning rate by
 /// lr_decay^t.
 /// @return the serial number of the task
@@ -68,14 +82,13 @@ inline std::int64_t UnlearnerCore::begin_task(const TaskOptions& options) {
     task->unmask_ratio = settings_.localized.unmask_ratio;
   for (const auto& group : groups) task->options_before.push_back(group.options().clone());
   task->state_before = fresh_state();
+  arrays_.renew(task_bytes());
   std::vector<Tensor> starts(parameters_.size());
-  if (holds_start()) {
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      const Tensor values = live(parameters_[i]);
-      starts[i] =
-          values.to(values.options().device(settings_.start_on_host ? at::kCPU : values.device()),
-                    false, true, at::MemoryFormat::Contiguous);
-    }
+  for (std::size_t i = 0; holds_start() && i < parameters_.size(); ++i) {
+    const Tensor values = live(parameters_[i]);
+    const auto device = settings_.start_on_host ? at::Device(at::kCPU) : values.device();
+    starts[i] = arrays_.zeros(values.sizes(), values.options().device(device).requires_grad(false))
+                    .copy_(values);
   }
   // nothing below throws
   for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i].start = std::move(starts[i]);
@@ -204,7 +217,10 @@ inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
   std::vector<Tensor> unions(parameters_.size());
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const ParameterState& p = parameters_[i];
-    if (p.mask.defined()) unions[i] = p.used.defined() ? p.used.bitwise_or(p.mask) : p.mask;
+    // never the mask itself, which would keep the task's whole arena
+    if (p.mask.defined()) {
+      unions[i] = p.used.defined() ? p.used.bitwise_or(p.mask) : p.mask.clone();
+    }
   }
   if (settings_.negates) apply_lambda(lambda, {});
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
