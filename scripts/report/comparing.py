@@ -49,6 +49,28 @@ def at_level(points, level, names=("shown", "unseen")):
     return None
 
 
+def mean_odds(values):
+    return probability(statistics.fmean(log_odds(p) for p in values))
+
+
+def mean_curve(seeds, method, number=24):
+    """The trade-off curve of a method over the seeds, as probabilities: means at equal forgetting, in log-odds, as far
+    as every seed goes. Of one seed: its points."""
+    curves = [points for seed in seeds if len(points := curve(seed, method)) > 1]
+    if len(curves) < 2:
+        return [p for points in curves for _, p in points]
+    names = ("forgotten", "shown", "unseen")
+    means = [{name: mean_odds(points[0][1][name] for points in curves) for name in names}]
+    start = min(log_odds(points[0][1]["forgotten"]) for points in curves)
+    end = max(min(log_odds(p["forgotten"]) for _, p in points) for points in curves)
+    for i in range(1, number + 1):
+        level = probability(start + (end + 1e-6 - start) * i / number)
+        found = [at_level(points, level) for points in curves]
+        if end < start and None not in found:
+            means.append({"forgotten": level} | {name: mean_odds(p[name] for p in found) for name in names[1:]})
+    return means
+
+
 def distance_to(run, level):
     p = run["probability"]["forgotten"]
     return math.inf if p is None else abs(log_odds(p) - log_odds(level))
@@ -231,10 +253,12 @@ def summary(results, table):
     ranked = sorted(whole, key=lambda row: -row.unseen.mean)
     best = ranked[0]
     before = mean_of(seeds, "base", "probability", "unseen")
+    only = len(ranked) == 1
     sentences = [
-        f"At {at}, {best.method['title']} keeps most of what nobody asked to forget: kept authors that it never saw "
-        f"answer with probability {short(best.unseen.mean)} ({short(before)} before), those that it was shown with "
-        f"{short(best.shown.mean)}."]
+        (f"Only {best.method['title']} came to {at}" if only else
+         f"At {at}, {best.method['title']} keeps most of what nobody asked to forget")
+        + f": kept authors that it never saw answer with probability {short(best.unseen.mean)} ({short(before)} before), "
+          f"those that it was shown with {short(best.shown.mean)}."]
     first = next(row for row in level.rows if row.method is results["methods"][0])
     if first is not best and first.reached:
         gain = best.gained
@@ -250,7 +274,7 @@ def summary(results, table):
         sentences.append(f"Next is {second.method['title']} with {short(second.unseen.mean)} of the unseen and "
                          f"{short(second.shown.mean)} of the shown.")
     presets = [row for row in level.rows if row.method.get("family") == "alkn"]
-    if presets:
+    if presets and not only:
         def rank(row):
             return f"{row.method['title']} is {ranked.index(row) + 1}" if row in ranked \
                 else f"{row.method['title']} does not get there"

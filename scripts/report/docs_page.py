@@ -208,6 +208,8 @@ def write(results, path):
              f"`make report RESULTS=docs/{folder.name}`. How to measure your own model: [the guide](measure.md).") + "\n"]
     if results.get("quick"):
         lines.append("**A trial run on little data: it shows that everything works, and nothing about the methods.**\n")
+    if results["not_run"]:
+        lines.append(paragraph("Not run: " + comparing.enumeration(m["title"] for m in results["not_run"]) + ".") + "\n")
     lines += [paragraph(sentence, "- ", "  ") for sentence in summary]
     lines += ["\n## At equal forgetting\n",
               paragraph("Every method is a curve along its one strength, interpolated in log-odds to the same forget probability. "

@@ -105,7 +105,8 @@ def check(results, path):
 
 
 def read_results(path):
-    """results.json, and under each run's "lines" the log that it names."""
+    """results.json, and under each run's "lines" the log that it names. Methods without a run, of an experiment that is
+    not finished, go from "methods" to "not_run"."""
     path = pathlib.Path(path)
     if path.is_dir():
         path = path / "results.json"
@@ -118,4 +119,9 @@ def read_results(path):
                 raise InvalidInput(f"{path}: seeds[{s}].runs[{r}].log: expected a file, got {run['log']}, "
                                    "which is not there")
             run["lines"] = read_log(path.parent / run["log"]) if "log" in run else []
+    ran = {run["method"] for seed in results["seeds"] for run in seed["runs"]}
+    results["not_run"] = [method for method in results["methods"] if method["name"] not in ran]
+    results["methods"] = [method for method in results["methods"] if method["name"] in ran]
+    if not results["methods"]:
+        raise InvalidInput(f"{path}: seeds: expected runs, got none")
     return results

@@ -223,8 +223,9 @@ def example_cards(results, looks):
                        {"who": "gold model, which never saw what is forgotten", "text": marked(example["gold"], right),
                         "colour": "var(--ink)"}]
             answers += [{"who": titles[answer["method"]], "text": marked(answer["answer"], right),
-                         "method": answer["method"], "colour": f"var(--series-{looks[answer['method']].index})"}
-                        for answer in example["unlearned"]]
+                         "method": answer["method"],
+                         "colour": f"var(--series-{looks[answer['method']].index})"}
+                        for answer in example["unlearned"] if answer["method"] in titles]
             yield {"set": SET_TITLES.get(example["set"], example["set"].replace("_", " ")),
                    "question": example["question"], "answer": right, "answers": answers}
 
@@ -238,8 +239,9 @@ def swatch(look):
               "h": '<path d="M13 1 17.4 3.5v5L13 11 8.6 8.5v-5Z"/>'}
     colour = f"var(--series-{look.index})"
     fill = colour if look.filled else "var(--surface)"
+    dashes = "" if look.dashes == "-" else ' stroke-dasharray="4 2"'
     return Markup(f'<svg viewBox="0 0 26 12" aria-hidden="true" style="stroke: {colour}; fill: {fill}; stroke-width: 1.6">'
-                  f'<path d="M1 6H25"/>{shapes[look.marker]}</svg>')
+                  f'<path d="M1 6H25"{dashes}/>{shapes[look.marker]}</svg>')
 
 
 def matrix_caption(run, matrix):
@@ -376,6 +378,7 @@ def render(results):
         "comparison_note": (f"{number} seeds, each with its own original model, gold model and order of requests; "
                             "± one standard deviation over them." if number > 1 else "One seed only: no spread.")
                            + " Forget quality, extraction and relearning are those of the run nearest to the level.",
+        "not_run": comparing.enumeration(method["title"] for method in results["not_run"]) if results["not_run"] else "",
         "configuration": [(key.replace("_", " "), shown_value(value)) for key, value in results["configuration"].items()]
                          + [("seeds", ", ".join(str(s["seed"]) for s in results["seeds"]))],
         "settings": lambda method: ", ".join(f"{key} {shown_value(value)}" for key, value in method["settings"].items()),

@@ -47,7 +47,7 @@ def looks(methods):
     for number, (_, group) in enumerate(families(methods)):
         for i, method in enumerate(group):
             colour = i % NUM_SERIES
-            result[method["name"]] = Look(SERIES[colour], colour, MARKERS[i % len(MARKERS)],
+            result[method["name"]] = Look(SERIES[colour], colour, MARKERS[(i + 3 * (i // NUM_SERIES)) % len(MARKERS)],
                                           DASHES[(i // NUM_SERIES) % len(DASHES)], number != 1)
     return result
 
@@ -153,16 +153,6 @@ class Plots:
 
     # trade-off
 
-    def mean_curve(self, method):
-        """Points (strength, {set: probability}), means over the seeds in log-odds."""
-        points = {}
-        for seed in self.seeds:
-            for strength, p in comparing.curve(seed, method["name"]):
-                points.setdefault(strength, []).append(p)
-        return [(strength, {name: probability(sum(log_odds(p[name]) for p in ps) / len(ps))
-                            for name in ("forgotten", "shown", "unseen")})
-                for strength, ps in sorted(points.items())]
-
     def trade_off(self, group, kept, title):
         fig, ax = figure(NARROW, 260)
         ends = self.draw_trade_off(ax, group, kept, title)
@@ -172,31 +162,32 @@ class Plots:
     def draw_trade_off(self, ax, group, kept, title):
         """Draws the curves; says where they end."""
         golds = [seed["gold"]["probability"] for seed in self.seeds]
-        lowest = min([p["forgotten"] for method in self.methods for _, p in self.mean_curve(method)]
-                     + [p["forgotten"] or 1 for p in golds])
+        lowest = min([p["forgotten"] for method in self.methods for seed in self.seeds
+                      for _, p in comparing.curve(seed, method["name"])] + [p["forgotten"] or 1 for p in golds])
         names = [method["name"] for method in group]
         for level in self.results["levels"]:
             ax.axvline(level, color=GRID, linewidth=1.2)
         for method in self.methods:
             if method["name"] not in names:
-                curve = self.mean_curve(method)
-                ax.plot([p["forgotten"] for _, p in curve], [p[kept] for _, p in curve], color=FAINT, linewidth=1.2,
+                curve = comparing.mean_curve(self.seeds, method["name"])
+                ax.plot([p["forgotten"] for p in curve], [p[kept] for p in curve], color=FAINT, linewidth=1.2,
                         gid=series_id(method["name"], method["title"]))
         ends = []
         for method in group:
             look = self.looks[method["name"]]
             gid = series_id(method["name"], method["title"])
-            if len(self.seeds) > 1:
-                for seed in self.seeds:
-                    curve = comparing.curve(seed, method["name"])
-                    ax.plot([p["forgotten"] for _, p in curve], [p[kept] for _, p in curve], color=look.colour,
-                            linewidth=0.7, alpha=0.45, gid=gid)
-            curve = self.mean_curve(method)
-            ax.plot([p["forgotten"] for _, p in curve], [p[kept] for _, p in curve], color=look.colour,
+            several = len(self.seeds) > 1
+            for seed in self.seeds if several else []:
+                curve = comparing.curve(seed, method["name"])
+                ax.plot([p["forgotten"] for _, p in curve], [p[kept] for _, p in curve], color=look.colour,
+                        linewidth=0.7, alpha=0.5, marker=".", markersize=4, gid=gid)
+            curve = comparing.mean_curve(self.seeds, method["name"])
+            ax.plot([p["forgotten"] for p in curve], [p[kept] for p in curve], color=look.colour,
                     linestyle=look.dashes, marker=look.marker, markerfacecolor=look.face, markersize=5.5, gid=gid,
-                    label=wrapped(method["title"], 24))
-            ends.append(f"{method['title']} ends at forgotten {short(curve[-1][1]['forgotten'])}, kept "
-                        f"{short(curve[-1][1][kept])}")
+                    markevery=(4, 8) if several else None, label=wrapped(method["title"], 24))
+            if curve:
+                ends.append(f"{method['title']} ends at forgotten {short(curve[-1]['forgotten'])}, kept "
+                            f"{short(curve[-1][kept])}")
         for p in golds:
             if p["forgotten"] is not None and p[kept] is not None:
                 ax.plot([max(p["forgotten"], 1e-5)], [p[kept]], "*", color=INK, markersize=12, markeredgewidth=0,

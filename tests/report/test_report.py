@@ -91,6 +91,17 @@ class Arithmetic(unittest.TestCase):
         self.assertEqual(len(comparing.curve(seed, "a")), 2)
         self.assertIsNone(comparing.at_level(comparing.curve(seed, "a"), 0.2))
 
+    def test_the_mean_curve_is_taken_at_equal_forgetting(self):
+        seeds = [self.seed((0.8, 0.3)), self.seed((0.6, 0.2), strengths=(5, 7), forgotten=(0.5, 0.05))]
+        curve = comparing.mean_curve(seeds, "a")
+        self.assertAlmostEqual(curve[0]["forgotten"], 0.99, 9)
+        self.assertAlmostEqual(curve[-1]["forgotten"], 0.1, 5)  # the first seed goes no further
+        for p in curve[1:]:
+            found = [comparing.at_level(comparing.curve(seed, "a"), p["forgotten"])["unseen"] for seed in seeds]
+            self.assertAlmostEqual(comparing.log_odds(p["unseen"]), sum(map(comparing.log_odds, found)) / 2, 9)
+        self.assertEqual(comparing.mean_curve(seeds[:1], "a"), [p for _, p in comparing.curve(seeds[0], "a")])
+        self.assertEqual(comparing.mean_curve(seeds, "nobody"), [])
+
     def test_differences_are_paired_over_seeds(self):
         seeds = []
         for first, second in [(0.5, 0.6), (0.7, 0.9)]:
@@ -191,6 +202,19 @@ class Errors(Folder):
             loading.read_log(path)
         for part in (str(path), *parts):
             self.assertIn(part, str(caught.exception))
+
+    def test_an_experiment_that_is_not_finished(self):
+        def without(results, names):
+            for seed in results["seeds"]:
+                seed["runs"] = [run for run in seed["runs"] if run["method"] not in names]
+        self.refused(lambda r: without(r, METHODS), "seeds: expected runs, got none")
+        results = json.loads(self.results.read_text())
+        without(results, METHODS[2:])
+        path = self.folder / "partial.json"
+        path.write_text(json.dumps(results))
+        found = loading.read_results(path)
+        self.assertEqual([method["name"] for method in found["methods"]], METHODS[:2])
+        self.assertEqual([method["name"] for method in found["not_run"]], METHODS[2:])
 
     def test_bad_lines_of_a_log(self):
         good = next(self.folder.glob("logs/*.jsonl")).read_text().splitlines()
