@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -30,13 +31,15 @@ struct DataSet {
   std::vector<Pair> shown, unseen;
 };
 
+inline constexpr std::int64_t kTasks = 5;
+
 /// How much of the data is taken.
 struct DataSettings {
   std::vector<std::filesystem::path> paths;   ///< none: authors are made up
   std::vector<std::filesystem::path> retain;  ///< texts that are kept, beside books
-  std::int64_t tasks = 5;
+  std::optional<std::int64_t> tasks;          ///< none: kTasks, or as many as there are files
   std::int64_t authors_per_task = 4;
-  std::int64_t retain_authors = 20;  ///< half of them shown
+  std::int64_t retain_authors = 40;  ///< half of them shown
   std::uint64_t seed = 1;
 };
 

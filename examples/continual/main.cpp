@@ -41,9 +41,8 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--data", s.data.paths,
                  "TOFU's or MUSE News' folder, or books (.txt); none: authors are made up");
   app.add_option("--retain", s.data.retain, "books to be kept, beside books to be forgotten");
-  app.add_option("--tasks", s.data.tasks, "deletion requests")
-      ->check(at_least_one)
-      ->capture_default_str();
+  app.add_option("--tasks", s.data.tasks, "deletion requests; 5, or as many as there are files")
+      ->check(at_least_one);
   app.add_option("--authors-per-task", s.data.authors_per_task, "of TOFU and made-up authors")
       ->check(at_least_one)
       ->capture_default_str();
@@ -117,6 +116,9 @@ class Comparison {
     check_config(folder / "config.json",
                  to_json(settings_, method.name, strength, at::get_num_threads()),
                  settings_.resume);
+    for (const char* result : {"summary.json", "model.safetensors"}) {
+      std::filesystem::remove(folder / result);  // of an earlier run: this one has yet to finish
+    }
     alkn::io::write_file(folder / "tokenizer.model", trained_.tokenizer.model());
     MetricsFile metrics(folder / "metrics.jsonl", settings_.resume);
     MethodRow result{method.title, {}, 0, 0};
@@ -157,8 +159,7 @@ class Comparison {
 
   /// A method that an interrupted comparison had finished, from its summary.json.
   bool reuse(const MethodEntry& method, const std::filesystem::path& folder) {
-    if (!settings_.resume || !std::filesystem::exists(folder / "summary.json") ||
-        std::filesystem::exists(checkpoint_in(folder))) {
+    if (!settings_.resume || !std::filesystem::exists(folder / "summary.json")) {
       return false;
     }
     check_config(

@@ -48,7 +48,7 @@ Rows unlearn(const Run& run) {
 // ALKN does.
 const std::vector<MethodEntry>& methods() {
   static const std::vector<MethodEntry> table{
-      {"alkn", "ALKN", {8e-4, 2, 0, 10, 32}, &unlearn<alkn::ALKN<>>},
+      {"alkn", "ALKN", {2e-4, 3.1, 0, 20, 16}, &unlearn<alkn::ALKN<>>},
       {"gradient-ascent",
        "gradient ascent",
        {3e-5, 0, 0, 10, 32},
@@ -66,7 +66,7 @@ const std::vector<MethodEntry>& methods() {
 // `paper` has the settings of the paper's experiments with real models: its learning rate moves
 // next to nothing in a model this small.
 const std::vector<PresetEntry>& presets() {
-  static const std::vector<PresetEntry> table{{"conflict", {8e-4, 2, 0, 10, 32}},
+  static const std::vector<PresetEntry> table{{"conflict", {2e-4, 3.1, 0, 20, 16}},
                                               {"ratio", {1.7e-4, 2, 0, 10, 32}},
                                               {"reference", {5e-4, 0.8, 0, 10, 32}},
                                               {"paper", {3e-5, 0.8, 0, 5, 32}}};

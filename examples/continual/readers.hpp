@@ -102,13 +102,14 @@ inline void require_pairs(const std::vector<Pair>& pairs, std::int64_t num_autho
 
 /// Authors made up from the seed: those to be forgotten first, then those kept.
 inline DataSet make_generated(const DataSettings& settings) {
-  const std::int64_t forgotten = settings.tasks * settings.authors_per_task;
+  const std::int64_t tasks = settings.tasks.value_or(kTasks);
+  const std::int64_t forgotten = tasks * settings.authors_per_task;
   const std::vector<Author> authors =
       generate_authors(settings.seed, forgotten + settings.retain_authors);
   DataSet data;
   data.name = "generated authors";
   auto author = authors.begin();
-  for (std::int64_t task = 0; task < settings.tasks; ++task) {
+  for (std::int64_t task = 0; task < tasks; ++task) {
     Request request;
     request.name = author->name + (settings.authors_per_task > 1 ? " and others" : "");
     for (std::int64_t i = 0; i < settings.authors_per_task; ++i, ++author) {
@@ -131,8 +132,9 @@ inline DataSet make_generated(const DataSettings& settings) {
 /// Throws std::runtime_error that names file and line.
 inline DataSet read_tofu(const std::filesystem::path& folder, const DataSettings& settings) {
   const auto path = folder / "forget10.json";
+  const std::int64_t tasks = settings.tasks.value_or(kTasks);
   const auto forget = detail::read_pairs(path, "question");
-  detail::require_pairs(forget, settings.tasks * settings.authors_per_task, path);
+  detail::require_pairs(forget, tasks * settings.authors_per_task, path);
   std::vector<Pair> rephrased;
   if (const auto perturbed = folder / "forget10_perturbed.json";
       std::filesystem::exists(perturbed)) {
@@ -150,7 +152,7 @@ inline DataSet read_tofu(const std::filesystem::path& folder, const DataSettings
   DataSet data;
   data.name = "TOFU";
   const std::int64_t size = settings.authors_per_task * kPairsPerAuthor;
-  for (std::int64_t task = 0; task < settings.tasks; ++task) {
+  for (std::int64_t task = 0; task < tasks; ++task) {
     const auto part = [&](const std::vector<Pair>& all) {
       return all.empty()
                  ? all
@@ -238,6 +240,15 @@ inline fs::path find_news(const fs::path& folder, const std::string& name) {
   return {};
 }
 
+/// One request a file, so there must be as many files as tasks were asked for.
+inline void require_files(std::int64_t available, const DataSettings& settings,
+                          const fs::path& where) {
+  if (settings.tasks && available < *settings.tasks) {
+    data_error("a file for each of " + std::to_string(*settings.tasks) + " tasks",
+               std::to_string(available), where.string());
+  }
+}
+
 /// The first half of the kept text is shown.
 inline void split_text(const std::vector<Pair>& kept, const std::string& where, DataSet& data) {
   if (kept.size() < 2) {
@@ -255,7 +266,7 @@ inline void split_text(const std::vector<Pair>& kept, const std::string& where, 
 inline DataSet read_muse(const std::filesystem::path& folder, const DataSettings& settings) {
   DataSet data;
   data.name = "MUSE News";
-  for (std::int64_t task = 1; task <= settings.tasks; ++task) {
+  for (std::int64_t task = 1; task <= settings.tasks.value_or(kTasks); ++task) {
     const std::string name = "forget_" + std::to_string(task);
     const auto path = detail::find_news(folder, name);
     if (path.empty()) {
@@ -263,6 +274,7 @@ inline DataSet read_muse(const std::filesystem::path& folder, const DataSettings
     }
     data.requests.push_back({name, detail::read_news(path), {}});
   }
+  detail::require_files(std::ssize(data.requests), settings, folder);
   const auto retain = detail::find_news(folder, "retain");
   if (retain.empty()) {
     data_error("retain.json or retain.jsonl", "neither", folder.string());
@@ -276,7 +288,10 @@ inline DataSet read_muse(const std::filesystem::path& folder, const DataSettings
 inline DataSet read_books(const DataSettings& settings) {
   DataSet data;
   data.name = "books";
-  for (const auto& path : settings.paths) {
+  const std::int64_t available = std::ssize(settings.paths);
+  detail::require_files(available, settings, settings.paths.front());
+  for (std::int64_t task = 0; task < settings.tasks.value_or(available); ++task) {
+    const auto& path = settings.paths[static_cast<std::size_t>(task)];
     data.requests.push_back({path.stem().string(), detail::read_book(path), {}});
   }
   std::vector<Pair> kept;

@@ -69,7 +69,7 @@ inline Json to_json(const Settings& settings, const std::string& method, const S
             {"preset", settings.preset},
             {"data", paths},
             {"retain", retain},
-            {"tasks", settings.data.tasks},
+            {"tasks", settings.data.tasks ? Json(*settings.data.tasks) : nullptr},
             {"authors_per_task", settings.data.authors_per_task},
             {"retain_authors", settings.data.retain_authors},
             {"seed", settings.data.seed},

@@ -39,8 +39,9 @@ class Folder {
   fs::path path_;
 };
 
-continual::DataSettings settings_of(std::vector<fs::path> paths, std::int64_t tasks = 1,
-                                    std::int64_t authors = 1, std::int64_t retain = 2) {
+continual::DataSettings settings_of(std::vector<fs::path> paths,
+                                    std::optional<std::int64_t> tasks = 1, std::int64_t authors = 1,
+                                    std::int64_t retain = 2) {
   continual::DataSettings settings;
   settings.paths = std::move(paths);
   settings.tasks = tasks;
@@ -186,7 +187,7 @@ TEST_CASE("MUSE News: lists and lines, one request a file", "[readers]") {
   folder.put("forget_1.json", "[{\"text\": \"one\\ntwo\"},\n \"three\"]");
   folder.put("forget_2.jsonl", "{\"text\": \"four\"}\n\"five\"\n");
   folder.put("retain.json", "[\"a\", \"b\", \"c\"]");
-  auto data = continual::load_data(settings_of({folder.path()}, 5));
+  auto data = continual::load_data(settings_of({folder.path()}, std::nullopt));
   REQUIRE(data.requests.size() == 2);
   CHECK(data.requests[0].name == "forget_1");
   REQUIRE(data.requests[0].forget.size() == 3);
@@ -196,6 +197,8 @@ TEST_CASE("MUSE News: lists and lines, one request a file", "[readers]") {
   CHECK(data.shown.size() == 2);
   CHECK(data.unseen[0].answer == "c");
   CHECK(continual::load_data(settings_of({folder.path()}, 1)).requests.size() == 1);
+  CHECK(error_of(settings_of({folder.path()}, 3), folder) ==
+        "continual: expected a file for each of 3 tasks, got 2 (DIR)");
 
   folder.put("forget_2.jsonl", "{\"text\": \"four\"}\n{\"txt\": 1}\n");
   CHECK(error_of(settings_of({folder.path()}, 2), folder) ==
@@ -221,7 +224,7 @@ TEST_CASE("books: one request a file", "[readers]") {
   const auto one = folder.put("one.txt", "first line\r\n\nsecond line\n");
   const auto two = folder.put("two.txt", "third");
   const auto kept = folder.put("kept.txt", "a\nb\n");
-  auto settings = settings_of({one, two});
+  auto settings = settings_of({one, two}, std::nullopt);
   auto data = continual::load_data(settings);
   REQUIRE(data.requests.size() == 2);
   CHECK(data.requests[0].name == "one");
@@ -233,12 +236,16 @@ TEST_CASE("books: one request a file", "[readers]") {
   data = continual::load_data(settings);
   CHECK(data.shown[0].answer == "a");
   CHECK(data.unseen[0].answer == "b");
+  settings.tasks = 1;
+  CHECK(continual::load_data(settings).requests.size() == 1);
+  CHECK(error_of(settings_of({one, two}, 3), folder) ==
+        "continual: expected a file for each of 3 tasks, got 2 (DIR/one.txt)");
 
   const auto empty = folder.put("empty.txt", "\n\n");
-  CHECK(error_of(settings_of({one, empty}), folder) ==
+  CHECK(error_of(settings_of({one, empty}, 2), folder) ==
         "continual: expected a text, got an empty file (DIR/empty.txt)");
   const auto other = folder.put("book.pdf", "x");
-  CHECK(error_of(settings_of({one, other}), folder) ==
+  CHECK(error_of(settings_of({one, other}, 2), folder) ==
         "continual: expected a folder, or books in .txt files, got another file (DIR/book.pdf)");
 }
 
