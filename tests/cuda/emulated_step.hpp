@@ -38,7 +38,30 @@ class EmulatedStep {
       : runner_(std::move(runner)), grid_(grid), traffic_(traffic) {}
 
   StepResult run(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
-    if (plan_.assign(tensors, num_tensors, args)) allocate();
+    if (plan_.assign(tensors, num_tensors, args).sizes) allocate();
+    return launch_all(tensors, num_tensors, args);
+  }
+  /// A step as a graph captures it: the first replay.
+  StepResult capture(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+                     const device::Replay& replay) {
+    if (plan_.assign(tensors, num_tensors, args, &replay).sizes) allocate();
+    return launch_all(tensors, num_tensors, args);
+  }
+  /// The same kernels again, with what lies in device memory and nothing from the host.
+  StepResult replay(StepTensor* tensors, std::int64_t num_tensors) {
+    return launch_all(tensors, num_tensors, plan_.header().args);
+  }
+
+  std::uint64_t num_missed = 0;
+  int num_launches = 0;
+  std::array<Traffic, static_cast<std::size_t>(Pass::count)> passes;
+  bool histograms_clean() const {
+    return std::all_of(histograms_.begin(), histograms_.end(),
+                       [](std::uint64_t x) { return x == 0; });
+  }
+
+ private:
+  StepResult launch_all(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
     const device::Table table{&plan_.header(),    plan_.tensors().data(), plan_.chunks().data(),
                               &control_,          states_.data(),         sums_.data(),
                               candidates_.data(), histograms_.data()};
@@ -63,15 +86,6 @@ class EmulatedStep {
     return result;
   }
 
-  std::uint64_t num_missed = 0;
-  int num_launches = 0;
-  std::array<Traffic, static_cast<std::size_t>(Pass::count)> passes;
-  bool histograms_clean() const {
-    return std::all_of(histograms_.begin(), histograms_.end(),
-                       [](std::uint64_t x) { return x == 0; });
-  }
-
- private:
   void allocate() {
     const device::WorkSizes& sizes = plan_.sizes();
     states_.assign(static_cast<std::size_t>(sizes.num_tensors), {});

@@ -7,6 +7,7 @@
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <atomic>
 #include <barrier>
 #include <cstdint>
@@ -33,7 +34,7 @@ class EmulatedBlock {
   struct Shared {
     std::int64_t index = 0, num_blocks = 1;
     int num_threads = 32;
-    std::vector<std::uint32_t> nibbles;
+    std::vector<std::uint32_t> nibbles;  ///< what threads of a warp exchange
     Traffic* traffic = nullptr;
   };
   EmulatedBlock(Shared& shared, int thread) : shared_(&shared), thread_(thread) {}
@@ -83,6 +84,17 @@ class EmulatedBlock {
     }
     static_cast<const Derived*>(this)->sync();
     return word;
+  }
+  std::uint32_t largest_of_warp(std::uint32_t x) const {
+    shared_->nibbles[static_cast<std::size_t>(thread_)] = x;
+    static_cast<const Derived*>(this)->sync();
+    std::uint32_t largest = 0;
+    for (int k = 0; k < 32; ++k) {
+      largest =
+          std::max(largest, shared_->nibbles[static_cast<std::size_t>(thread_ / 32 * 32 + k)]);
+    }
+    static_cast<const Derived*>(this)->sync();
+    return largest;
   }
 
  protected:

@@ -8,7 +8,11 @@
 
 #include "../kernel/reference.hpp"
 #include "catch.hpp"
+#if defined(ALKN_TEST_ON_DEVICE)
+#include "gpu/device_step.hpp"
+#else
 #include "emulated_step.hpp"
+#endif
 
 using namespace alkn_test;
 
@@ -69,7 +73,7 @@ float normal_at(std::int64_t i) {
 /// The places that the sample of the first step takes from the first tensor.
 std::vector<char> sampled_places(std::int64_t size) {
   std::vector<char> places(static_cast<std::size_t>(size), 0);
-  const std::uint64_t seed = device::mixed_counter(0x10001U);
+  const std::uint64_t seed = mixed(0x10001U);
   for (std::int64_t i = 0; i < device::tuning::kSample; ++i) {
     places[static_cast<std::size_t>(device::sample_place(i, size, seed))] = 1;
   }
@@ -194,6 +198,43 @@ TEST_CASE("several tensors miss, others do not") {
     }
     CHECK(emulated.histograms_clean());
   }
+}
+
+TEST_CASE("compact scores: ties, and a bracket that missed") {
+  const std::vector<char> sampled = sampled_places(kSize);
+  StepArgs args;
+  args.mask = MaskKind::localized;
+  args.threshold_due = true;
+  bool misses = false;
+  Values values;
+  SECTION("a miss") {
+    misses = true;
+    values = [&](std::int64_t i) {
+      return sampled[static_cast<std::size_t>(i)] != 0 ? 9.0F + normal_at(i) : normal_at(i);
+    };
+  }
+  SECTION("negative") {
+    values = [](std::int64_t i) { return -9.0F + normal_at(i); };
+  }
+  SECTION("few values") {
+    values = [](std::int64_t i) { return static_cast<float>(i % 7) - 3.0F; };
+  }
+  std::vector<OwnedTensor> both(2, tensor_of(kSize, values));
+  std::vector<StepTensor> views;
+  for (OwnedTensor& t : both) {
+    t.make_compact();
+    t.seed = rounding_seed(0, 1);
+    views.push_back(t.view());
+  }
+  EmulatedStep<Fibers> emulated(Fibers(Order::mixed), {5, 64});
+  emulated.run(views.data(), 1, args);
+  CpuStep cpu;
+  cpu.run(views.data() + 1, 1, args, ParallelFor::serial());
+  CHECK(emulated.num_missed == (misses ? 1 : 0));
+  CHECK(views[0].threshold == views[1].threshold);
+  CHECK(both[0].score_narrow == both[1].score_narrow);
+  CHECK(both[0].mask == both[1].mask);
+  CHECK(emulated.histograms_clean());
 }
 
 TEST_CASE("a gradient that is not finite skips the step before anything is written") {

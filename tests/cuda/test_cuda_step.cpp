@@ -4,7 +4,11 @@
 #include <sstream>
 
 #include "catch.hpp"
+#if defined(ALKN_TEST_ON_DEVICE)
+#include "gpu/device_step.hpp"
+#else
 #include "emulated_step.hpp"
+#endif
 
 using namespace alkn_test;
 
@@ -16,6 +20,7 @@ struct Setting {
   bool second_task = false;
   double low_ratio = 1;
   std::int64_t shift = 0;
+  bool compact = false;
 };
 
 /// Around a group of 4, a word, a tile, the direct selection, a unit and a chunk.
@@ -31,6 +36,7 @@ std::vector<OwnedTensor> make_tensors(const Setting& s, const std::vector<std::i
   std::vector<OwnedTensor> tensors;
   for (const std::int64_t size : sizes) {
     OwnedTensor t(size, s.type, s.retain_type, s.shift);
+    if (s.compact) t.make_compact();
     for (std::int64_t i = 0; i < size; ++i) {
       t.param[t.at(i)] = numbers.normal(0.3F);
       if (s.type != DType::float32) t.param_narrow[t.at(i)] = narrow(t.param[t.at(i)], s.type);
@@ -55,6 +61,7 @@ void new_gradients(std::vector<OwnedTensor>& tensors, const Setting& s, int step
   for (OwnedTensor& t : tensors) {
     for (std::int64_t i = 0; i < t.size; ++i) t.set_grad(i, numbers.normal(0.05F));
     t.adamw = adamw_numbers(step, 3e-3, 0.01, s.low_ratio);
+    t.seed = rounding_seed(t.size, step);
   }
 }
 
@@ -86,6 +93,9 @@ void check_same(const std::vector<OwnedTensor>& got, const std::vector<OwnedTens
     CHECK(same(got[k].exp_avg_sq, want[k].exp_avg_sq));
     CHECK(same(got[k].grad_out, want[k].grad_out));
     CHECK(got[k].param_narrow == want[k].param_narrow);
+    CHECK(got[k].exp_avg_narrow == want[k].exp_avg_narrow);
+    CHECK(got[k].exp_avg_sq_narrow == want[k].exp_avg_sq_narrow);
+    CHECK(got[k].score_narrow == want[k].score_narrow);
   }
 }
 
@@ -184,6 +194,28 @@ TEST_CASE("16-bit parameters and retain gradients give the bits of the CPU") {
     s.shift = 1, s.second_task = true, s.args.threshold_due = false;
   }
   SECTION("float with a bfloat16 retain gradient") {}
+  check_setting(s, fibers());
+}
+
+TEST_CASE("the compact state has the bits of the CPU's") {
+  Setting s = localized();
+  s.compact = true;
+  s.type = s.retain_type = DType::bfloat16;
+  SECTION("first task") {}
+  SECTION("first task, fp32 model, unaligned") {
+    s.type = s.retain_type = DType::float32;
+    s.shift = 1;
+  }
+  SECTION("first task, frozen, half") { s.type = DType::float16, s.args.masked = Masked::freeze; }
+  SECTION("first task, ratio, a foreign optimizer's gradient") {
+    s.args.score = ScoreKind::ratio, s.args.update = Update::gradient;
+  }
+  SECTION("later task") { s.second_task = true, s.args.threshold_due = false; }
+  SECTION("no mask") { s.args = StepArgs(); }
+  SECTION("given mask") {
+    s.args = StepArgs();
+    s.args.mask = MaskKind::given;
+  }
   check_setting(s, fibers());
 }
 

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
+#include <alkn/kernel/schedule.hpp>
 #include <alkn/kernel/step.hpp>
 
 #include <cmath>
@@ -31,24 +32,10 @@ struct AdamWScalars {
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
   std::int64_t step = 1;  ///< the number of this step, 1-based
 
-  [[nodiscard]] double bias1() const { return 1 - std::pow(beta1, static_cast<double>(step)); }
-  [[nodiscard]] double bias2_sqrt() const {
-    return std::sqrt(1 - std::pow(beta2, static_cast<double>(step)));
-  }
+  [[nodiscard]] double bias1() const { return 1 - kernel::power(beta1, step); }
+  [[nodiscard]] double bias2_sqrt() const { return std::sqrt(1 - kernel::power(beta2, step)); }
   [[nodiscard]] kernel::AdamWNumbers rounded() const {
-    kernel::AdamWNumbers n;
-    const double rates[2] = {lr, lr_used};
-    for (int i = 0; i < 2; ++i) {
-      n.decay[i] = static_cast<float>(1 - rates[i] * weight_decay);
-      n.step_size[i] = static_cast<float>(rates[i] / bias1());
-    }
-    n.beta1 = static_cast<float>(beta1);
-    n.one_minus_beta1 = static_cast<float>(1 - beta1);
-    n.beta2 = static_cast<float>(beta2);
-    n.one_minus_beta2 = static_cast<float>(1 - beta2);
-    n.bias2_sqrt = static_cast<float>(bias2_sqrt());
-    n.eps = static_cast<float>(eps);
-    return n;
+    return kernel::adamw_numbers({lr, lr_used, beta1, beta2, eps, weight_decay, step}, step);
   }
 };
 
@@ -72,6 +59,11 @@ struct StepSlot {
   std::int64_t num_unmasked = 0;
   double deviation = 0;
 
+  /// Lets go of the tensors, so that no gradient is held beyond its step.
+  void drop_tensors() {
+    param = master = grad = grad_out = exp_avg = exp_avg_sq = retain = score = used = mask =
+        Tensor();
+  }
   [[nodiscard]] const Tensor& stepped() const { return master.defined() ? master : param; }
 };
 

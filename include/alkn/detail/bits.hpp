@@ -1,4 +1,5 @@
-// Packed masks as int64 tensors: element i is bit i % 64 of word i / 64. Plain ATen, any device.
+// Packed masks as int64 tensors: element i is bit i % 64 of word i / 64. Plain ATen, any device;
+// counted by one kernel in programs that link alkn::cuda.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,6 +10,7 @@
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
 #include <alkn/detail/backend.hpp>
+#include <alkn/detail/cuda_seam.hpp>
 
 #include <array>
 
@@ -33,15 +35,36 @@ inline Tensor pack_bits(const Tensor& mask) {
   return flat.reshape({words, 64}).bitwise_left_shift(shifts).sum(1);
 }
 
+/// The kernels that count bits of CUDA words; null where there are none.
+inline const CudaTable* mask_kernels(const Tensor& words) {
+  return words.is_cuda() && has_cuda_table() ? find_cuda_table(words.device().index()) : nullptr;
+}
+inline const std::uint64_t* raw_words(const Tensor& words) {
+  return reinterpret_cast<const std::uint64_t*>(words.const_data_ptr<std::int64_t>());
+}
+
 /// The number of set bits of int64 words, on any device.
 inline std::int64_t count_bits(const Tensor& words) {
   if (!words.defined() || words.numel() == 0) return 0;
+  if (const CudaTable* kernels = mask_kernels(words)) {
+    return kernels->count_and_merge(raw_words(words), nullptr, nullptr, words.numel(),
+                                    words.device().index());
+  }
   const Tensor bytes = words.contiguous().view(at::kByte).to(at::kInt);
   std::int64_t count = 0;
   for (int bit = 0; bit < 8; ++bit) {
     count += bytes.bitwise_right_shift(bit).bitwise_and(1).sum().item<std::int64_t>();
   }
   return count;
+}
+
+/// The number of bits that are set in both, of as many words on one device.
+inline std::int64_t count_common_bits(const Tensor& a, const Tensor& b) {
+  if (const CudaTable* kernels = mask_kernels(a)) {
+    return kernels->count_and_merge(raw_words(a), raw_words(b), nullptr, a.numel(),
+                                    a.device().index());
+  }
+  return count_bits(a.bitwise_and(b));
 }
 
 }  // namespace alkn::detail

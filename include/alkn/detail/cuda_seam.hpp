@@ -6,6 +6,7 @@
 #pragma once
 
 #include <alkn/kernel/step.hpp>
+#include <alkn/kernel/token_rows.hpp>
 
 #include <atomic>
 #include <cstdint>
@@ -14,21 +15,37 @@ namespace alkn::detail {
 
 /// Changes with the layout of the table and of what its functions take; tables of other versions
 /// are passed over.
-inline constexpr int kCudaTableVersion = 1;
+inline constexpr int kCudaTableVersion = 2;
 
+/// Everything runs on LibTorch's current stream of its device, in LibTorch's memory.
 struct CudaTable {
   int version;
   /// Whether there are kernels for a device.
   bool (*supports)(int device);
+
   /// The state of steps on one device, and its end.
   void* (*create)(int device);
   void (*destroy)(void* state);
-  /// One step on LibTorch's current stream of the device; reads the results back.
-  kernel::StepResult (*run)(void* state, kernel::StepTensor* tensors, std::int64_t num_tensors,
-                            const kernel::StepArgs& args);
-  /// param = start - lambda (param - start), fp32, on the current stream.
+  /// One step; waits for nothing.
+  void (*enqueue)(void* state, const kernel::StepTensor* tensors, std::int64_t num_tensors,
+                  const kernel::StepArgs& args);
+  /// The results of the last step are on their way to the host; waits for nothing.
+  void (*fetch)(void* state);
+  /// Waits for the last fetch; its results go into `tensors`, unless the step was skipped.
+  kernel::StepResult (*report)(void* state, kernel::StepTensor* tensors, std::int64_t num_tensors);
+
+  /// param = start - lambda (param - start), fp32; start on the device or in pinned host memory.
   void (*negate)(float* param, const float* start, std::int64_t size, float lambda, int device);
-  std::atomic<const CudaTable*> next;
+  /// How many bits of mask are set, and of those in `other` if there is one; then merged |= mask if
+  /// there is one. Waits for the count.
+  std::int64_t (*count_and_merge)(const std::uint64_t* mask, const std::uint64_t* other,
+                                  std::uint64_t* merged, std::int64_t num_words, int device);
+
+  /// The token log-probability and its gradient, see kernel::TokenRows.
+  void (*token_forward)(const kernel::TokenRows& rows, int device);
+  void (*token_backward)(const kernel::TokenRows& rows, int device);
+
+  mutable std::atomic<const CudaTable*> next;
 };
 
 inline std::atomic<const CudaTable*> cuda_tables{nullptr};
@@ -44,13 +61,26 @@ inline const CudaTable* find_cuda_table(int device) {
   return nullptr;
 }
 
-/// Puts a table in front of the others. For static initialisation; the table lives as long as the
-/// program.
-inline void add_cuda_table(CudaTable& table) {
-  const CudaTable* first = cuda_tables.load();
-  do {
-    table.next.store(first);
-  } while (!cuda_tables.compare_exchange_weak(first, &table));
-}
+/// While it lives, a table stands in front of the others: a static object of the shared library or
+/// program that brings the table. Libraries are loaded and unloaded one at a time.
+class CudaTableEntry {
+ public:
+  explicit CudaTableEntry(CudaTable& table) : table_(table) {
+    table.next.store(cuda_tables.load());
+    cuda_tables.store(&table, std::memory_order_release);
+  }
+  ~CudaTableEntry() {
+    std::atomic<const CudaTable*>* link = &cuda_tables;
+    while (link->load() != nullptr && link->load() != &table_) {
+      link = &link->load()->next;
+    }
+    if (link->load() == &table_) link->store(table_.next.load());
+  }
+  CudaTableEntry(const CudaTableEntry&) = delete;
+  CudaTableEntry& operator=(const CudaTableEntry&) = delete;
+
+ private:
+  CudaTable& table_;
+};
 
 }  // namespace alkn::detail

@@ -70,7 +70,9 @@ inline Backend resolve_backend(Backend asked, const Tensor& param, std::string_v
 /// The one backend of a step over several parameters: that of each, or `aten` where one needs it.
 class CommonBackend {
  public:
-  CommonBackend(Backend asked, std::string_view owner) : asked_(asked), owner_(owner) {}
+  /// @param spread the step takes every tensor by itself: they may be on several CUDA devices
+  CommonBackend(Backend asked, std::string_view owner, bool spread = false)
+      : asked_(asked), owner_(owner), spread_(spread) {}
 
   /// Throws where the fused kernels would have to cross devices.
   void add(const Tensor& param, std::string_view name) {
@@ -81,7 +83,8 @@ class CommonBackend {
     } else if (backend == Backend::aten || common_ == Backend::aten) {
       common_ = Backend::aten;
     } else {
-      TORCH_CHECK_VALUE(param.device() == device_, "alkn::", owner_,
+      const bool apart = spread_ && backend == Backend::cuda && common_ == Backend::cuda;
+      TORCH_CHECK_VALUE(apart || param.device() == device_, "alkn::", owner_,
                         ": expected parameters on one device, or Backend::aten, got ", device_,
                         " and ", param.device(), " (parameter \"", name, "\")");
     }
@@ -93,6 +96,7 @@ class CommonBackend {
  private:
   Backend asked_;
   std::string_view owner_;
+  bool spread_;
   Backend common_ = Backend::automatic;
   c10::Device device_{c10::DeviceType::CPU};
 };
@@ -115,34 +119,64 @@ inline std::uint64_t* mask_words(const Tensor& words) {
 
 inline float* float_data(const Tensor& t) { return t.defined() ? t.data_ptr<float>() : nullptr; }
 
-/// What the CUDA kernels keep from step to step, on the device of the parameters.
+/// What the CUDA kernels keep from step to step, on each device that has parameters.
 class CudaState {
  public:
   CudaState() = default;
   CudaState(const CudaState&) = delete;
   CudaState& operator=(const CudaState&) = delete;
-  ~CudaState() { release(); }
+  ~CudaState() {
+    for (const OnDevice& on : devices_) on.table->destroy(on.state);
+  }
 
-  kernel::StepResult run(const std::vector<StepSlot>& slots, kernel::StepTensor* tensors,
-                         std::int64_t num_tensors, const kernel::StepArgs& args) {
-    const int device = slots.empty() ? 0 : slots.front().param.device().index();
-    if (state_ == nullptr || device != device_) {
-      release();
-      table_ = &need_cuda_table(device, "StepRunner", "");
-      state_ = table_->create(device);
-      device_ = device;
+  /// One step; waits for nothing. Returns whether there are results to be reported: those of the
+  /// one device that the step is on then.
+  bool enqueue(const std::vector<StepSlot>& slots, const kernel::StepTensor* tensors,
+               std::int64_t num_tensors, const kernel::StepArgs& args) {
+    for (OnDevice& on : devices_) on.tensors.clear();
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      at(slots[i].param.device().index()).tensors.push_back(tensors[i]);
     }
-    return table_->run(state_, tensors, num_tensors, args);
+    const bool results = has_results(args);
+    reports_ = nullptr;
+    for (const OnDevice& on : devices_) {
+      const auto count = static_cast<std::int64_t>(on.tensors.size());
+      if (count == 0) continue;
+      TORCH_INTERNAL_ASSERT(!results || count == num_tensors);  // CommonBackend has seen to it
+      on.table->enqueue(on.state, on.tensors.data(), count, args);
+      if (!results) continue;
+      on.table->fetch(on.state);
+      reports_ = &on;
+    }
+    return reports_ != nullptr;
+  }
+  /// Waits for the results of the last step.
+  kernel::StepResult report(kernel::StepTensor* tensors, std::int64_t num_tensors) const {
+    return reports_->table->report(reports_->state, tensors, num_tensors);
   }
 
  private:
-  void release() {
-    if (state_ != nullptr) table_->destroy(state_);
-    state_ = nullptr;
+  struct OnDevice {
+    int device;
+    const CudaTable* table;
+    void* state;
+    std::vector<kernel::StepTensor> tensors;  ///< of the step
+  };
+
+  /// Whether the host has to know what came of the step: it may have been skipped, or has counts.
+  static bool has_results(const kernel::StepArgs& args) {
+    return args.check_finite || args.max_norm > 0 || args.mask == kernel::MaskKind::localized;
   }
-  const CudaTable* table_ = nullptr;
-  void* state_ = nullptr;
-  int device_ = -1;
+  OnDevice& at(int device) {
+    for (OnDevice& on : devices_) {
+      if (on.device == device) return on;
+    }
+    const CudaTable& table = need_cuda_table(device, "StepRunner", "");
+    devices_.push_back({device, &table, table.create(device), {}});
+    return devices_.back();
+  }
+  std::vector<OnDevice> devices_;
+  const OnDevice* reports_ = nullptr;
 };
 
 /// Takes steps over a fixed list of slots. Holds the fused kernels' scratch memory and warm starts.
@@ -151,27 +185,48 @@ class StepRunner {
   /// Forgets the warm starts: the next step begins a task.
   void reset() { cpu_.reset(); }
 
-  /// One step; on return every written tensor's version counter has moved.
+  /// One step; on return every written tensor's version counter has moved. Where the device goes on
+  /// by itself the results are not there yet: pending() says so, and what is returned says that the
+  /// step was taken.
   kernel::StepResult run(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
                          Backend backend) {
+    pending_ = false;
     if (backend == Backend::aten) return aten_step(slots, args);
     return run_fused(slots, args, backend);
   }
 
-  /// out = start - lambda (tuned - start); all fp32 or double, of one shape; `out` may be `tuned`.
+  /// Whether the results of the last step are still to come.
+  [[nodiscard]] bool pending() const { return pending_; }
+
+  /// Waits for them; they go into `slots`, as many as the step had.
+  kernel::StepResult settle(std::vector<StepSlot>& slots) {
+    pending_ = false;
+    const kernel::StepResult result =
+        late_ ? late_result_
+              : cuda_.report(tensors_.data(), static_cast<std::int64_t>(tensors_.size()));
+    if (result.skipped) return result;
+    for (std::size_t i = 0; i < slots.size(); ++i) take_results(slots[i], tensors_[i]);
+    return result;
+  }
+
+  /// For tests: results of the CPU's kernels come late, too, as if from a device.
+  void report_late(bool late) { late_ = late; }
+
+  /// out = start - lambda (tuned - start); all fp32 or double, of one shape; `out` may be `tuned`,
+  /// `start` may be in host memory (pinned: the CUDA kernel reads it from there).
   void negate(const Tensor& out, const Tensor& tuned, const Tensor& start, double lambda,
               Backend backend) {
     const bool fused =
         backend == Backend::cpu ? out.is_cpu() : backend == Backend::cuda && out.is_cuda();
     if (!fused || out.scalar_type() != at::kFloat || !out.is_contiguous() ||
-        start.device() != out.device()) {
-      aten_negate(out, tuned, start, lambda);
+        !start.is_contiguous() || !reaches(start, out)) {
+      aten_negate(out, tuned, start.to(out.device()), lambda);
       return;
     }
     if (!out.is_same(tuned)) out.copy_(tuned);
     if (backend == Backend::cuda) {
       need_cuda_table(out.device().index(), "StepRunner", "")
-          .negate(out.data_ptr<float>(), start.data_ptr<float>(), out.numel(),
+          .negate(out.data_ptr<float>(), start.const_data_ptr<float>(), out.numel(),
                   static_cast<float>(lambda), out.device().index());
       out.unsafeGetTensorImpl()->bump_version();
       return;
@@ -182,20 +237,33 @@ class StepRunner {
   }
 
  private:
+  static bool reaches(const Tensor& start, const Tensor& out) {
+    return start.device() == out.device() || (out.is_cuda() && start.is_cpu() && start.is_pinned());
+  }
+
   kernel::StepResult run_fused(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
                                Backend backend) {
     tensors_.resize(slots.size());
     held_.clear();  // an exception may have left some
     for (std::size_t i = 0; i < slots.size(); ++i) bind(slots[i], tensors_[i], args);
     const auto count = static_cast<std::int64_t>(tensors_.size());
-    const kernel::StepResult result = backend == Backend::cpu
-                                          ? cpu_.run(tensors_.data(), count, args, aten_parallel())
-                                          : cuda_.run(slots, tensors_.data(), count, args);
-    if (!result.skipped) {
+    kernel::StepResult result;
+    if (backend == Backend::cpu) {
+      result = cpu_.run(tensors_.data(), count, args, aten_parallel());
+      pending_ = late_;
+    } else {
+      pending_ = cuda_.enqueue(slots, tensors_.data(), count, args);
+    }
+    if (!result.skipped || pending_) {
       for (std::size_t i = 0; i < slots.size(); ++i) publish(slots[i], tensors_[i], args);
     }
     held_.clear();
-    return result;
+    if (!pending_) {
+      for (std::size_t i = 0; i < slots.size(); ++i) take_results(slots[i], tensors_[i]);
+      return result;
+    }
+    late_result_ = result;
+    return {};
   }
 
   /// A contiguous stand-in for `t`, kept alive for the step: `t` itself where it is contiguous.
@@ -231,12 +299,16 @@ class StepRunner {
     }
   }
 
-  /// Results, strided parameters and version counters, after the kernels have run.
-  void publish(StepSlot& slot, const kernel::StepTensor& tensor, const kernel::StepArgs& args) {
-    if (!slot.grad.defined()) return;
+  static void take_results(StepSlot& slot, const kernel::StepTensor& tensor) {
+    if (tensor.size == 0) return;
     slot.num_unmasked = tensor.num_unmasked;
     slot.deviation = static_cast<double>(tensor.deviation);
     slot.threshold = static_cast<double>(tensor.threshold);
+  }
+
+  /// Strided parameters and version counters, after the kernels.
+  void publish(StepSlot& slot, const kernel::StepTensor& tensor, const kernel::StepArgs& args) {
+    if (!slot.grad.defined()) return;
     const Tensor& target = args.update == kernel::Update::adamw ? slot.param : slot.grad_out;
     if (target.is_contiguous()) {
       target.unsafeGetTensorImpl()->bump_version();
@@ -253,6 +325,8 @@ class StepRunner {
   CudaState cuda_;
   std::vector<kernel::StepTensor> tensors_;
   std::vector<Tensor> held_;
+  bool pending_ = false, late_ = false;
+  kernel::StepResult late_result_;
 };
 
 }  // namespace alkn::detail

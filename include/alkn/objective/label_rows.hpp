@@ -35,6 +35,11 @@ inline at::ScalarType wide_type(at::ScalarType type) {
   return type == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+/// `logits` itself, or a copy if its vocabulary is not contiguous in memory.
+inline Tensor with_dense_rows(const Tensor& logits) {
+  return logits.stride(2) == 1 || logits.size(2) == 1 ? logits : logits.contiguous();
+}
+
 /// Throws unless `labels` is [B, T] int64 with T >= 1.
 inline void check_labels(std::string_view owner, const Tensor& labels) {
   TORCH_CHECK_VALUE(labels.defined(), "alkn::", owner,

@@ -10,6 +10,7 @@
 #include <alkn/objective/label_rows.hpp>
 #include <alkn/objective/token_log_probability_aten.hpp>
 #include <alkn/objective/token_log_probability_cpu.hpp>
+#include <alkn/objective/token_log_probability_cuda.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -53,6 +54,8 @@ struct TokenLogProbability : torch::autograd::Function<TokenLogProbability> {
     if (logits.is_cpu()) {
       cpu_log_probability(logits, next, log_p, stats);
       check_log_sum_exp(kName, next, stats, "logits");
+    } else if (const CudaTable* kernels = token_kernels(logits)) {
+      cuda_log_probability(*kernels, logits, next, log_p, stats);
     } else {
       aten_log_probability(logits, next, log_p, stats);
     }
@@ -71,6 +74,8 @@ struct TokenLogProbability : torch::autograd::Function<TokenLogProbability> {
     if (logits.is_cpu()) {
       ask_for_huge_pages(grad);
       cpu_gradient(logits, next, grad_out, stats, grad);
+    } else if (const CudaTable* kernels = token_kernels(logits)) {
+      cuda_gradient(*kernels, logits, next, grad_out, stats, grad);
     } else {
       aten_gradient(logits, next, grad_out, stats, grad);
     }
@@ -90,7 +95,9 @@ struct TokenLogProbability : torch::autograd::Function<TokenLogProbability> {
 /// label outside the vocabulary and on a row whose log-sum-exp is not finite (a NaN). Elsewhere a
 /// check would wait for the device: such a row is NaN, and so is its gradient. Same bits for any
 /// number of threads. Saves the logits and two numbers a row; the backward pass builds one [B, T,
-/// V] tensor, the gradient. Rows without a label are not read, and their gradient is zero.
+/// V] tensor, the gradient. Rows without a label are not read, and their gradient is zero. On CUDA
+/// in a program that links alkn::cuda: one read of the logits forward, one read and one write
+/// backward; double logits, and programs without it, take ATen operations.
 inline Tensor token_log_probability(const Tensor& logits, const Tensor& labels) {
   detail::check_logits_and_labels(detail::TokenLogProbability::kName, logits, labels);
   return detail::TokenLogProbability::apply(logits, labels);

@@ -60,11 +60,6 @@ struct Rows {
   }
 };
 
-/// `logits` itself, or a copy if its vocabulary is not contiguous in memory.
-inline Tensor with_dense_rows(const Tensor& logits) {
-  return logits.stride(2) == 1 || logits.size(2) == 1 ? logits : logits.contiguous();
-}
-
 /// The rows that count, so that they can be dealt out evenly.
 inline std::vector<std::int64_t> counted_rows(const Tensor& next) {
   std::vector<std::int64_t> rows;

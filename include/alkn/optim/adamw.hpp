@@ -215,6 +215,19 @@ class AdamW : public torch::optim::Optimizer {
     return result;
   }
 
+  /// The last step was skipped by a device that reports late: it does not count for the parameters
+  /// with a true flag, in the order of the groups.
+  void take_back(const std::vector<char>& stepped) {
+    std::size_t i = 0;
+    for (auto& group : param_groups_) {
+      for (Tensor& param : group.params()) {
+        if (stepped[i++] == 0) continue;
+        AdamWParamState& state = state_of(param);
+        state.step(state.step() - 1);
+      }
+    }
+  }
+
   /// Throws for group options out of range, and for a parameter, gradient or state that does not
   /// fit any more.
   void check_groups() const {
@@ -307,7 +320,7 @@ class AdamW : public torch::optim::Optimizer {
   }
 
   Backend resolve_backend_of_all() const {
-    detail::CommonBackend common(backend_, "AdamW");
+    detail::CommonBackend common(backend_, "AdamW", /*spread=*/true);
     for (const auto& group : param_groups_) {
       for (const Tensor& param : group.params()) common.add(param, "");
     }

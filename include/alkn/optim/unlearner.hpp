@@ -74,6 +74,7 @@ struct ForeignState {
 struct CoreAccess {
   template <class Method>
   static const std::shared_ptr<UnlearnerCore>& core(const Method& unlearner) {
+    unlearner.core_->settle();
     return unlearner.core_;
   }
 };
@@ -250,6 +251,7 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   /// The base's state and options, for torch::save; under a low-precision model keyed by the fp32
   /// masters, which are not in it. save_checkpoint writes everything.
   void save(torch::serialize::OutputArchive& archive) const override {
+    core_->settle();
     if constexpr (kFused) {
       Base::save(archive);
     } else {
@@ -268,10 +270,12 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
     }
   }
 
-  /// What the last step of the running task did; throws outside a task.
+  /// What the last step of the running task did; throws outside a task. On CUDA it waits for the
+  /// device.
   [[nodiscard]] const StepReport& last_step() const {
     TORCH_CHECK(core_->in_task(), "alkn::", method_name(),
                 ": expected last_step() during a task, got none running");
+    core_->settle();
     return core_->task_->last;
   }
 
@@ -362,6 +366,9 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
       return Base::take_step(slots, args, backend);
     else
       return {};
+  }
+  void take_back([[maybe_unused]] const std::vector<char>& stepped) override {
+    if constexpr (kFused) Base::take_back(stepped);
   }
   void base_step() override { Base::step(nullptr); }
   void check_options() const override {

@@ -55,6 +55,8 @@ class BaseAdapter {
   /// fused: runs the kernels and counts the step
   virtual kernel::StepResult fused_step(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
                                         Backend backend) = 0;
+  /// fused: the last step was none for the parameters with a true flag, in the order of the groups
+  virtual void take_back(const std::vector<char>& stepped) = 0;
   /// Base::step(nullptr)
   virtual void base_step() = 0;
   /// Throws for a group option that is out of range.
@@ -123,6 +125,8 @@ class UnlearnerCore {
   // the optimizer
   void plain_step();
   void task_step();
+  /// Waits for the results of the last step, where a device has not reported them yet.
+  void settle();
   void add_parameters(const std::vector<NamedParameter>& params,
                       std::unique_ptr<torch::optim::OptimizerOptions> options);
 
@@ -164,7 +168,8 @@ class UnlearnerCore {
   kernel::StepArgs step_args();
   std::int64_t num_trained(const ParameterState& p, const StepSlot& slot) const;
   void foreign_step();
-  void advance(const kernel::StepResult& result);
+  void take_results(const kernel::StepResult& result);
+  void advance();
   void apply_lambda(double lambda, const std::vector<Tensor>& tuned);
   TaskReport report(double lambda, bool reduced) const;
   void close(bool keep_state);
@@ -178,6 +183,8 @@ class UnlearnerCore {
 
   std::vector<StepSlot> slots_;
   StateArrays arrays_;             ///< of the running task
+  std::vector<char> stepped_;      ///< the parameters that had a gradient in the last step
+  bool pending_ = false;           ///< the results of the last step are still to come
   std::vector<Tensor> gradients_;  ///< g' of low-precision parameters, for SwapMasters
 };
 

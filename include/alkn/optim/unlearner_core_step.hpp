@@ -149,6 +149,7 @@ inline std::int64_t UnlearnerCore::num_trained(const ParameterState& p,
 /// A step of the running task.
 inline void UnlearnerCore::task_step() {
   const at::NoGradGuard no_grad;
+  settle();  // long there, where the device was not far behind
   TaskState& task = *task_;
   TORCH_CHECK(!task.swapped, "alkn::", settings_.owner,
               ": expected the fine-tuned weights in the model, got a step inside the scope of "
@@ -164,18 +165,50 @@ inline void UnlearnerCore::task_step() {
   slots_.resize(parameters_.size());
   for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(parameters_[i], slots_[i]);
   const kernel::StepArgs args = step_args();
-  const kernel::StepResult result = base_.fused() ? base_.fused_step(slots_, args, backend())
-                                                  : base_.runner().run(slots_, args, backend());
-  if (!result.skipped) {
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      ParameterState& p = parameters_[i];
-      if (!slots_[i].grad.defined()) continue;
-      p.num_unmasked = num_trained(p, slots_[i]);
-      if (slots_[i].learns_threshold && args.threshold_due) p.eta = slots_[i].threshold;
-    }
-    if (!base_.fused()) foreign_step();
+  kernel::StepResult result = base_.fused() ? base_.fused_step(slots_, args, backend())
+                                            : base_.runner().run(slots_, args, backend());
+  stepped_.resize(slots_.size());
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    stepped_[i] = slots_[i].grad.defined() ? 1 : 0;
+    slots_[i].drop_tensors();
   }
-  advance(result);
+  pending_ = base_.runner().pending();
+  if (!base_.fused()) {  // whether the base steps depends on the results
+    if (pending_) result = base_.runner().settle(slots_);
+    pending_ = false;
+    if (!result.skipped) foreign_step();
+  }
+  advance();
+  if (!pending_) take_results(result);
+}
+
+inline void UnlearnerCore::settle() {
+  if (!pending_) return;
+  pending_ = false;
+  const kernel::StepResult result = base_.runner().settle(slots_);
+  if (result.skipped) base_.take_back(stepped_);
+  take_results(result);
+}
+
+/// What came of the last step: counts and thresholds of its parameters, and its report.
+inline void UnlearnerCore::take_results(const kernel::StepResult& result) {
+  TaskState& task = *task_;
+  double on = 0, all = 0;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    ParameterState& p = parameters_[i];
+    if (stepped_[i] == 0) continue;
+    if (!result.skipped) {
+      p.num_unmasked = num_trained(p, slots_[i]);
+      if (slots_[i].learns_threshold) p.eta = slots_[i].threshold;  // only where one was due
+    }
+    on += static_cast<double>(p.num_unmasked);
+    all += static_cast<double>(p.param.numel());
+  }
+  task.last.grad_norm = result.grad_norm;
+  task.last.clip_scale = result.clip_scale;
+  task.last.skipped = result.skipped;
+  task.last.fraction_trained = all > 0 ? on / all : 0;
+  task.skipped += result.skipped ? 1 : 0;
 }
 
 /// Before the first step: finishes G_r, creates score and mask, ranks tensors for the modulation.
@@ -325,25 +358,11 @@ inline void UnlearnerCore::foreign_step() {
   swap.write_back();
 }
 
-/// Counts the step, reports it, and moves rho along its schedule (section 4).
-inline void UnlearnerCore::advance(const kernel::StepResult& result) {
+/// Counts the step, and moves rho along its schedule (section 4).
+inline void UnlearnerCore::advance() {
   TaskState& task = *task_;
-  task.last = {.task = num_tasks_,
-               .step = task.done,
-               .grad_norm = result.grad_norm,
-               .clip_scale = result.clip_scale,
-               .unmask_ratio = task.unmask_ratio,
-               .skipped = result.skipped};
-  double on = 0, all = 0;
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    if (!slots_[i].grad.defined()) continue;
-    on += static_cast<double>(parameters_[i].num_unmasked);
-    all += static_cast<double>(parameters_[i].param.numel());
-  }
-  task.last.fraction_trained = all > 0 ? on / all : 0;
-  for (StepSlot& slot : slots_) slot = StepSlot{};  // holds no gradient beyond the step
+  task.last = {.task = num_tasks_, .step = task.done, .unmask_ratio = task.unmask_ratio};
   task.done += 1;
-  task.skipped += result.skipped ? 1 : 0;
   const std::int64_t period = std::max<std::int64_t>(1, task.announced / 5);
   if (settings_.mask == kernel::MaskKind::localized && task.done % period == 0 &&
       task.done < task.announced) {

@@ -2,6 +2,7 @@
 // unlearner_core.hpp.
 #pragma once
 
+#include <ATen/ops/empty.h>
 #include <alkn/optim/unlearner_core.hpp>
 
 #include <cmath>
@@ -50,12 +51,19 @@ inline std::size_t UnlearnerCore::task_bytes() const {
   for (const ParameterState& p : parameters_) {
     const auto size = static_cast<std::size_t>(p.param.numel());
     const std::size_t state = c10::elementSize(state_dtype(p.param));
-    if (holds_start() && (p.param.is_cpu() || settings_.start_on_host)) bytes += size * state;
+    if (holds_start() && !p.param.is_cuda() && (p.param.is_cpu() || settings_.start_on_host))
+      bytes += size * state;
     if (settings_.mask == kernel::MaskKind::localized && p.param.is_cpu()) {
       bytes += size * (state + c10::elementSize(retain_dtype(p))) + (size + 63) / 64 * 8;
     }
   }
   return bytes;
+}
+
+/// A contiguous copy in pinned host memory, where a GPU reads it from.
+inline Tensor pinned_copy(const Tensor& values) {
+  const auto options = values.options().device(at::kCPU).requires_grad(false);
+  return at::empty(values.sizes(), options.pinned_memory(true)).copy_(values);
 }
 
 /// Holds theta_{t-1}, sets the moments and the options aside, multiplies every learning rate by
@@ -86,6 +94,10 @@ inline std::int64_t UnlearnerCore::begin_task(const TaskOptions& options) {
   std::vector<Tensor> starts(parameters_.size());
   for (std::size_t i = 0; holds_start() && i < parameters_.size(); ++i) {
     const Tensor values = live(parameters_[i]);
+    if (settings_.start_on_host && values.is_cuda()) {
+      starts[i] = pinned_copy(values);
+      continue;
+    }
     const auto device = settings_.start_on_host ? at::Device(at::kCPU) : values.device();
     starts[i] = arrays_.zeros(values.sizes(), values.options().device(device).requires_grad(false))
                     .copy_(values);
@@ -164,7 +176,7 @@ inline void UnlearnerCore::apply_lambda(double lambda, const std::vector<Tensor>
     ParameterState& p = parameters_[i];
     const Tensor out = live(p);
     const Tensor from = tuned.empty() ? out : tuned[i];
-    base_.runner().negate(out, from, p.start.to(out.device()), lambda, backend());
+    base_.runner().negate(out, from, p.start, lambda, backend());
     if (is_low_precision(p.param)) {
       p.param.copy_(out);
       base_.masters().agree(p.param);
@@ -186,7 +198,7 @@ inline TaskReport UnlearnerCore::report(double lambda, bool reduced) const {
     const auto size = static_cast<double>(row.size);
     const auto trained = static_cast<double>(p.num_unmasked);
     const double again = p.mask.defined() && p.used.defined()
-                             ? static_cast<double>(count_bits(p.mask.bitwise_and(p.used)))
+                             ? static_cast<double>(count_common_bits(p.mask, p.used))
                              : 0;
     row.fraction_trained = size > 0 ? trained / size : 0;
     row.overlap = trained > 0 ? again / trained : 0;
@@ -204,6 +216,7 @@ inline TaskReport UnlearnerCore::report(double lambda, bool reduced) const {
 /// Commits the task: negation by `lambda`, union of the masks, thresholds.
 inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
   const at::NoGradGuard no_grad;
+  settle();
   TORCH_CHECK(!task_->swapped, "alkn::", settings_.owner,
               ": expected the fine-tuned weights in the model, got end() inside the scope of "
               "start_weights()");
@@ -292,6 +305,7 @@ inline TaskReport UnlearnerCore::end_task(const std::function<double()>& judge, 
 /// stepped cannot be undone: an error, or, from a destructor, only the protocol's state is closed.
 inline void UnlearnerCore::abandon(bool must_restore) {
   const at::NoGradGuard no_grad;
+  settle();
   swap_start(false);
   const bool can_restore = holds_start() || task_->done == 0;
   TORCH_CHECK(can_restore || !must_restore, "alkn::", settings_.owner,

@@ -1,5 +1,6 @@
-// Four elements of an array at once: by one access where the arrays are aligned, else and at the
-// tail one by one.
+// Four elements of an array at once: by one access where the array is aligned, else and at the tail
+// one by one. Each array is asked for itself: a gradient that starts anywhere in a bucket costs the
+// other arrays of its tensor nothing.
 #pragma once
 
 #include <cstdint>
@@ -14,17 +15,21 @@ struct Raw {
   Bytes16 bytes;
 };
 
-/// Where a thread's four elements are: element `at` on, `count` of them there (0 to 4), all at once
-/// if `whole`.
+/// Where a thread's four elements are: element `at` (a multiple of 4, or a single element) on,
+/// `count` of them there (0 to 4).
 struct Span {
   std::int64_t at = 0;
   int count = 0;
-  bool whole = false;
 };
-ALKN_DEVICE inline Span span_at(std::int64_t at, std::int64_t end, bool aligned) {
+ALKN_HOST_DEVICE inline Span span_at(std::int64_t at, std::int64_t end) {
   const std::int64_t left = end - at;
-  const int count = left >= 4 ? 4 : (left > 0 ? static_cast<int>(left) : 0);
-  return {at, count, aligned && count == 4};
+  return {at, left >= 4 ? 4 : (left > 0 ? static_cast<int>(left) : 0)};
+}
+
+/// Whether one access of `Bytes` takes four elements from p on.
+template <class Bytes>
+ALKN_HOST_DEVICE inline bool at_once(const void* p, const Span& s) {
+  return s.count == 4 && reinterpret_cast<std::uintptr_t>(p) % sizeof(Bytes) == 0;
 }
 
 template <class Block>
@@ -32,7 +37,7 @@ ALKN_DEVICE inline Raw load_raw(const Block& block, const void* data, DType type
   Raw raw = {};
   if (type == DType::float32) {
     const auto* p = static_cast<const std::uint32_t*>(data) + s.at;
-    if (s.whole) {
+    if (at_once<Bytes16>(p, s)) {
       raw.bytes = block.load(reinterpret_cast<const Bytes16*>(p));
     } else {
       ALKN_CUDA_UNROLL
@@ -40,7 +45,7 @@ ALKN_DEVICE inline Raw load_raw(const Block& block, const void* data, DType type
     }
   } else {
     const auto* p = static_cast<const std::uint16_t*>(data) + s.at;
-    if (s.whole) {
+    if (at_once<Bytes8>(p, s)) {
       const Bytes8 bytes = block.load(reinterpret_cast<const Bytes8*>(p));
       raw.bytes.words[0] = bytes.words[0], raw.bytes.words[1] = bytes.words[1];
     } else {
@@ -67,7 +72,7 @@ ALKN_DEVICE inline void store_floats(const Block& block, float* data, const Span
   Bytes16 bytes = {};
   ALKN_CUDA_UNROLL
   for (int j = 0; j < 4; ++j) bytes.words[j] = bit_copy<std::uint32_t>(x[j]);
-  if (s.whole) {
+  if (at_once<Bytes16>(p, s)) {
     block.store(reinterpret_cast<Bytes16*>(p), bytes);
   } else {
     ALKN_CUDA_UNROLL
@@ -77,17 +82,12 @@ ALKN_DEVICE inline void store_floats(const Block& block, float* data, const Span
   }
 }
 
-/// The same, rounded to 16 bits.
+/// The same of 16 bits each.
 template <class Block>
-ALKN_DEVICE inline void store_rounded(const Block& block, void* data, DType type, const Span& s,
-                                      const float* x) {
+ALKN_DEVICE inline void store_halves(const Block& block, void* data, const Span& s,
+                                     const std::uint16_t* halves) {
   auto* p = static_cast<std::uint16_t*>(data) + s.at;
-  std::uint16_t halves[4];
-  ALKN_CUDA_UNROLL
-  for (int j = 0; j < 4; ++j) {
-    halves[j] = type == DType::bfloat16 ? float_to_bfloat16(x[j]) : float_to_half(x[j]);
-  }
-  if (s.whole) {
+  if (at_once<Bytes8>(p, s)) {
     Bytes8 bytes = {};
     ALKN_CUDA_UNROLL
     for (int j = 0; j < 4; ++j) {
@@ -100,6 +100,31 @@ ALKN_DEVICE inline void store_rounded(const Block& block, void* data, DType type
       if (j < s.count) block.store(p + j, halves[j]);
     }
   }
+}
+
+/// The same, rounded to 16 bits.
+template <class Block>
+ALKN_DEVICE inline void store_rounded(const Block& block, void* data, DType type, const Span& s,
+                                      const float* x) {
+  std::uint16_t halves[4];
+  ALKN_CUDA_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    halves[j] = type == DType::bfloat16 ? float_to_bfloat16(x[j]) : float_to_half(x[j]);
+  }
+  store_halves(block, data, s, halves);
+}
+
+/// Moments or scores: fp32, or bfloat16 that are rounded already, their lower halves zero.
+template <class Block>
+ALKN_DEVICE inline void store_state(const Block& block, void* data, DType type, const Span& s,
+                                    const float* x) {
+  if (type == DType::float32) return store_floats(block, static_cast<float*>(data), s, x);
+  std::uint16_t halves[4];
+  ALKN_CUDA_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    halves[j] = static_cast<std::uint16_t>(bit_copy<std::uint32_t>(x[j]) >> 16U);
+  }
+  store_halves(block, data, s, halves);
 }
 
 /// The bits of elements at .. at + 3 (at a multiple of 4) of a bit array, or none where there is no

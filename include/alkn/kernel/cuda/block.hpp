@@ -5,17 +5,21 @@
 // on the CPU, by fibers or by threads, and count the bytes that they load and store. What a Block
 // offers:
 //
-//     thread(), num_threads()            this thread in its block; a multiple of 32
-//     index(), num_blocks()              this block in its grid
-//     sync()                             all threads of the block meet; what was written before is
-//     seen after load(p), store(p, x)               global memory; 16, 8, 4 or 2 bytes, aligned to
-//     their size load_fresh(p)                      the same for what other blocks of this launch
-//     have written fence()                            what this thread wrote is seen by other
-//     blocks before what it writes next fetch_add(p, x)                    atomically, global
-//     memory, 64 bits fetch_add_shared(p, x)             atomically, shared memory, 32 bits
-//     sum_shared(p, x)                   adds x of every thread to *p; all threads take part; needs
-//     sync() to be read gather_nibbles(x)                  4 bits of each of 8 neighbouring
-//     threads, as one word; all threads take part
+//     thread(), num_threads()    this thread in its block; a multiple of 32
+//     index(), num_blocks()      this block in its grid
+//     sync()                     all threads of the block meet; what was written before is seen
+//                                after
+//     load(p), store(p, x)       global memory; 16, 8, 4 or 2 bytes, aligned to their size
+//     load_fresh(p)              the same for what other blocks of this launch have written
+//     fence()                    what this thread wrote is seen by other blocks before what it
+//                                writes next
+//     fetch_add(p, x)            atomically, global memory, 64 bits
+//     fetch_add_shared(p, x)     atomically, shared memory, 32 bits
+//     sum_shared(p, x)           adds x of every thread to *p; all threads take part; needs sync()
+//                                to be read
+//     gather_nibbles(x)          4 bits of each of 8 neighbouring threads, as one word; all threads
+//                                take part
+//     largest_of_warp(x)         the largest x of 32 neighbouring threads; all threads take part
 #pragma once
 
 #include <cstdint>
@@ -73,6 +77,7 @@ class Block {
   __device__ void store(Bytes8* p, Bytes8 x) const {
     *reinterpret_cast<uint2*>(p) = make_uint2(x.words[0], x.words[1]);
   }
+  /// The same word for 8 neighbouring threads.
   __device__ std::uint32_t load_common(const std::uint32_t* p) const { return *p; }
   template <class T>
   __device__ T load_fresh(const T* p) const {
@@ -96,6 +101,9 @@ class Block {
       word |= __shfl_xor_sync(0xFFFFFFFFU, word, distance);
     }
     return word;
+  }
+  __device__ std::uint32_t largest_of_warp(std::uint32_t x) const {
+    return __reduce_max_sync(0xFFFFFFFFU, x);
   }
 };
 

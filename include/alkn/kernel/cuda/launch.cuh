@@ -1,40 +1,28 @@
-// The kernels as CUDA sees them, and the class that launches a step. Compiled by nvcc alone; no
-// LibTorch.
-//
-// Everything here has internal linkage: two libraries of one process, built for other
-// architectures, each have their own kernels.
+// The kernels of a step as CUDA sees them, and the class that launches them. Compiled by nvcc
+// alone; no LibTorch.
 #pragma once
 
-#if !defined(__CUDACC__)
-#error "alkn: launch.cuh is compiled by nvcc; a C++ file links alkn::cuda instead of including it"
-#endif
+#include <alkn/kernel/cuda/device.cuh>
 
-#include <cuda_runtime.h>
-
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include <alkn/kernel/cuda/norm.hpp>
+#include <alkn/kernel/cuda/places.hpp>
 #include <alkn/kernel/cuda/plan.hpp>
 #include <alkn/kernel/cuda/score.hpp>
 #include <alkn/kernel/cuda/select.hpp>
-#include <alkn/kernel/cuda/tuning_sm80.hpp>
-#include <alkn/kernel/cuda/tuning_sm90.hpp>
 #include <alkn/kernel/cuda/update.hpp>
 #include <alkn/kernel/step.hpp>
 
 namespace alkn::kernel::cuda {
+inline namespace ALKN_CUDA_ARCHS {
 namespace {
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-using Tuning = TuningSm80;
-#else
-using Tuning = TuningSm90;
-#endif
 
 // --- kernels ---------------------------------------------------------------------------------
 
@@ -70,29 +58,7 @@ __global__ void __launch_bounds__(Tuning::kThreads, Tuning::kUpdateBlocks)
   update_kernel<kMask, kAdamW>(Block(), shared, table);
 }
 
-/// param = start - lambda (param - start), and its copy in 16 bits if there is one.
-__global__ void __launch_bounds__(Tuning::kThreads)
-    negate_launch(float* param, void* narrow, DType type, const float* start, std::int64_t size,
-                  float lambda) {
-  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-  for (std::int64_t i = blockIdx.x * static_cast<std::int64_t>(blockDim.x) + threadIdx.x; i < size;
-       i += stride) {
-    const float x = negated(-lambda, param[i], start[i]);
-    param[i] = x;
-    if (narrow == nullptr) continue;
-    static_cast<std::uint16_t*>(narrow)[i] =
-        type == DType::bfloat16 ? float_to_bfloat16(x) : float_to_half(x);
-  }
-}
-
 // --- host ------------------------------------------------------------------------------------
-
-inline void check_cuda(cudaError_t error, const char* call) {
-  if (error == cudaSuccess) return;
-  static_cast<void>(cudaGetLastError());
-  throw std::runtime_error(std::string("alkn::kernel::CudaStep: expected ") + call +
-                           " to succeed, got \"" + cudaGetErrorString(error) + "\"");
-}
 
 /// Whether the running device has kernels in this program.
 inline bool has_kernels() {
@@ -102,69 +68,25 @@ inline bool has_kernels() {
   return there;
 }
 
-/// Whose device memory a step works in, for example LibTorch's caching allocator.
-struct Memory {
-  void* (*allocate)(std::size_t bytes, cudaStream_t stream) = nullptr;
-  void (*release)(void* data) = nullptr;
-};
-
-/// An array that grows and never shrinks.
-class DeviceArray {
- public:
-  explicit DeviceArray(const Memory& memory) : memory_(memory) {}
-  ~DeviceArray() { release(); }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
-
-  /// Room for `bytes`, zero if `clear` says so whenever it is new.
-  void reserve(std::size_t bytes, bool clear, cudaStream_t stream) {
-    if (bytes <= bytes_) return;
-    release();
-    data_ = memory_.allocate(bytes, stream);
-    bytes_ = bytes;
-    if (clear) check_cuda(cudaMemsetAsync(data_, 0, bytes, stream), "cudaMemsetAsync");
+/// Where a pointer points: a device's number, or kHostPlace.
+inline int place_of(const void* p) {
+  cudaPointerAttributes attributes{};
+  if (cudaPointerGetAttributes(&attributes, p) != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    return kHostPlace;
   }
-  template <class T>
-  T* get() const {
-    return static_cast<T*>(data_);
-  }
+  const bool device =
+      attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  return device ? attributes.device : kHostPlace;
+}
 
- private:
-  void release() {
-    if (data_ != nullptr) memory_.release(data_);
-    data_ = nullptr, bytes_ = 0;
-  }
-  Memory memory_;
-  void* data_ = nullptr;
-  std::size_t bytes_ = 0;
-};
-
-/// Pinned host memory.
-class PinnedArray {
- public:
-  PinnedArray() = default;
-  ~PinnedArray() { cudaFreeHost(data_); }
-  PinnedArray(const PinnedArray&) = delete;
-  PinnedArray& operator=(const PinnedArray&) = delete;
-  void reserve(std::size_t bytes) {
-    if (bytes <= bytes_) return;
-    cudaFreeHost(data_);
-    data_ = nullptr, bytes_ = 0;
-    check_cuda(cudaHostAlloc(&data_, bytes, cudaHostAllocDefault), "cudaHostAlloc");
-    bytes_ = bytes;
-  }
-  [[nodiscard]] char* data() const { return static_cast<char*>(data_); }
-
- private:
-  void* data_ = nullptr;
-  std::size_t bytes_ = 0;
-};
-
-/// Takes steps on one device. The bits are those of CpuStep.
+/// Takes steps on one device, the current one at every call. The bits are those of CpuStep.
 ///
-/// enqueue() puts one copy and at most eight kernels on the stream and waits for nothing; with the
-/// tensors' sizes of the last step it allocates nothing. Results stay on the device until report()
-/// asks for them.
+/// enqueue() puts one copy and at most eight kernels on the stream and waits for nothing on the
+/// device; with the tensors' sizes of an earlier step it allocates nothing. Results stay on the
+/// device until fetch() asks for them. The stream may change from step to step: the next one waits
+/// for the last. In a stream that is being captured enqueue() becomes a part of the graph; see
+/// Replay.
 class CudaStep {
  public:
   explicit CudaStep(const Memory& memory)
@@ -175,35 +97,46 @@ class CudaStep {
         sums_(memory),
         candidates_(memory),
         histograms_(memory) {}
-  ~CudaStep() {
-    for (Slot& slot : slots_) {
-      if (slot.copied != nullptr) cudaEventDestroy(slot.copied);
-    }
-  }
   CudaStep(const CudaStep&) = delete;
   CudaStep& operator=(const CudaStep&) = delete;
 
-  /// @throws std::invalid_argument for a missing pointer, std::runtime_error for an error of CUDA
+  /// @param replay needed where the stream is being captured: what the replays go on from. A replay
+  ///   counts the steps since, learns thresholds when they are due and moves rho; a step that the
+  ///   host enqueues in between starts the count again.
+  /// @throws std::invalid_argument for a missing pointer or one to another place than this device,
+  ///   and, in a capture, for parameters that are elsewhere than in the last one;
+  ///   std::runtime_error for an error of CUDA and for a capture without a step before it
   void enqueue(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
-               cudaStream_t stream) {
-    if (plan_.assign(tensors, num_tensors, args)) prepared_ = false;
-    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    check_cuda(cudaStreamIsCapturing(stream, &capture), "cudaStreamIsCapturing");
-    const bool capturing = capture != cudaStreamCaptureStatusNone;
-    if (capturing && !prepared_) {
-      throw std::runtime_error(
-          "alkn::kernel::CudaStep: expected a step over the same tensors before the capture "
-          "of a graph, got none");
+               cudaStream_t stream, const Replay* replay = nullptr) {
+    const bool capturing = is_capturing(stream);
+    if (!capturing) {
+      check_places(tensors, num_tensors, args, current_device(), place_of, known_);
+      replay = nullptr;
+    } else {
+      check_capture(tensors, num_tensors, args, replay);
     }
-    if (!prepared_) prepare(stream);
+    const PlanChange change = plan_.assign(tensors, num_tensors, args, replay);
+    stale_chunks_ = stale_chunks_ || change.chunks;
+    stale_sizes_ = stale_sizes_ || change.sizes;
+    if (capturing && (stale_chunks_ || stale_sizes_)) {
+      throw std::runtime_error(
+          "alkn::kernel::CudaStep: expected a step over the same tensors before the capture of a "
+          "graph, got none");
+    }
+    if (!capturing) {
+      follow(stream);
+      if (stale_sizes_) grow(stream);
+    }
     upload(stream, capturing);
     launch(stream);
+    if (!capturing) done_.record(stream);
   }
 
-  /// Waits for the stream; thresholds, counts and deviations of the last step go into `tensors`
-  /// unless it was skipped.
-  StepResult report(StepTensor* tensors, std::int64_t num_tensors, cudaStream_t stream) {
-    const std::size_t bytes = sizeof(TensorState) * static_cast<std::size_t>(num_tensors);
+  /// The stream copies the results of its last step to where report() reads them; nobody waits.
+  void fetch(cudaStream_t stream) {
+    const auto num_tensors = static_cast<std::size_t>(plan_.header().num_tensors);
+    const std::size_t bytes = sizeof(TensorState) * num_tensors;
+    if (results_.bytes() < sizeof(Control) + bytes) fetched_.synchronize();
     results_.reserve(sizeof(Control) + bytes);
     check_cuda(cudaMemcpyAsync(results_.data(), control_.get<Control>(), sizeof(Control),
                                cudaMemcpyDeviceToHost, stream),
@@ -213,7 +146,13 @@ class CudaStep {
                                  bytes, cudaMemcpyDeviceToHost, stream),
                  "cudaMemcpyAsync");
     }
-    check_cuda(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+    fetched_.record(stream);
+  }
+
+  /// Waits for the last fetch(); thresholds, counts and deviations go into `tensors`, those of the
+  /// step that was fetched, unless it was skipped.
+  StepResult report(StepTensor* tensors, std::int64_t num_tensors) const {
+    fetched_.synchronize();
     Control control;
     std::memcpy(&control, results_.data(), sizeof(Control));
     StepResult result;
@@ -233,33 +172,73 @@ class CudaStep {
     return result;
   }
 
+  /// In how many tensors of the step that was fetched a bracket missed; after report().
+  [[nodiscard]] std::uint64_t num_missed() const {
+    Control control;
+    std::memcpy(&control, results_.data(), sizeof(Control));
+    return control.num_missed;
+  }
+
+  /// Captured graphs are not replayed any more: parameters may move, and their memory is free.
+  void forget_captures() {
+    captures_.clear();
+    captured_.clear();
+  }
+
  private:
   /// A place in pinned memory for what a step copies; the host fills one while the other is on its
   /// way.
   struct Slot {
     PinnedArray memory;
-    cudaEvent_t copied = nullptr;
+    Event copied;
   };
 
-  [[nodiscard]] std::size_t input_bytes() const {
-    return sizeof(Header) + plan_.tensors().size() * sizeof(Tensor);
-  }
-
-  void prepare(cudaStream_t stream) {
+  static int current_device() {
     int device = 0;
     check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-    check_cuda(
-        cudaDeviceGetAttribute(&num_multiprocessors_, cudaDevAttrMultiProcessorCount, device),
-        "cudaDeviceGetAttribute");
-    int major = 0;
-    check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-               "cudaDeviceGetAttribute");
-    hopper_ = major >= 9;
+    return device;
+  }
+
+  void check_capture(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+                     const Replay* replay) {
+    if (replay == nullptr) {
+      throw std::invalid_argument(
+          "alkn::kernel::CudaStep: expected a Replay for a step in a stream that is being "
+          "captured, got none");
+    }
+    check_captured(tensors, num_tensors, args, captured_);
+    if (!spare_ || spare_->bytes() < input_bytes(num_tensors)) {
+      throw std::runtime_error(
+          "alkn::kernel::CudaStep: expected a step outside the capture between two captures, got "
+          "none");
+    }
+  }
+
+  /// The work of the last step comes first, whatever stream it is on.
+  void follow(cudaStream_t stream) {
+    if (!has_stream_) {
+      numbers_ = DeviceNumbers::of_current();
+    } else if (stream != stream_) {
+      done_.hold(stream);
+      for (const DeviceArray* array :
+           {&inputs_, &chunks_, &control_, &states_, &sums_, &candidates_, &histograms_}) {
+        array->share(stream);
+      }
+    }
+    stream_ = stream;
+    has_stream_ = true;
+  }
+
+  [[nodiscard]] static std::size_t input_bytes(std::int64_t num_tensors) {
+    return sizeof(Header) + static_cast<std::size_t>(num_tensors) * sizeof(Tensor);
+  }
+
+  void grow(cudaStream_t stream) {
     const WorkSizes& sizes = plan_.sizes();
     const auto bytes = [](std::int64_t count, std::size_t each) {
       return std::max<std::size_t>(static_cast<std::size_t>(count) * each, 16);
     };
-    inputs_.reserve(input_bytes(), false, stream);
+    inputs_.reserve(input_bytes(sizes.num_tensors), false, stream);
     chunks_.reserve(bytes(sizes.num_chunks, sizeof(Chunk)), false, stream);
     control_.reserve(sizeof(Control), true, stream);
     states_.reserve(bytes(sizes.num_tensors, sizeof(TensorState)), true, stream);
@@ -267,45 +246,48 @@ class CudaStep {
     candidates_.reserve(bytes(sizes.num_candidates, sizeof(std::uint32_t)), false, stream);
     histograms_.reserve(bytes(sizes.num_histograms * 2 * tuning::kRadixBins, sizeof(std::uint64_t)),
                         true, stream);
-    if (sizes.num_chunks > 0) {  // from pageable memory: staged before the call returns
-      check_cuda(
-          cudaMemcpyAsync(chunks_.get<Chunk>(), plan_.chunks().data(),
-                          plan_.chunks().size() * sizeof(Chunk), cudaMemcpyHostToDevice, stream),
-          "cudaMemcpyAsync");
-    }
-    prepared_ = true;
+    stale_chunks_ = true;  // the array may be another one
+    stale_sizes_ = false;
   }
 
   void upload(cudaStream_t stream, bool capturing) {
-    // A captured copy reads its place anew at every replay: it has one of its own.
-    Slot& slot = slots_[capturing ? 2 : next_slot_];
-    if (!capturing) {
-      next_slot_ = 1 - next_slot_;
-      if (slot.copied == nullptr) {
-        check_cuda(cudaEventCreateWithFlags(&slot.copied, cudaEventDisableTiming),
-                   "cudaEventCreateWithFlags");
-      }
-      check_cuda(cudaEventSynchronize(slot.copied),
-                 "cudaEventSynchronize");  // of the step before the last
+    const std::size_t bytes = input_bytes(plan_.header().num_tensors);
+    if (capturing) {  // a captured copy reads its place anew at every replay: nobody else's
+      captures_.push_back(std::move(spare_));
+      copy_inputs(*captures_.back(), bytes, stream);
+      return;
     }
-    slot.memory.reserve(input_bytes());
-    std::memcpy(slot.memory.data(), &plan_.header(), sizeof(Header));
-    std::memcpy(slot.memory.data() + sizeof(Header), plan_.tensors().data(),
-                plan_.tensors().size() * sizeof(Tensor));
-    check_cuda(cudaMemcpyAsync(inputs_.get<char>(), slot.memory.data(), input_bytes(),
-                               cudaMemcpyHostToDevice, stream),
-               "cudaMemcpyAsync");
-    if (!capturing) check_cuda(cudaEventRecord(slot.copied, stream), "cudaEventRecord");
+    if (!spare_) spare_ = std::make_unique<PinnedArray>();
+    spare_->reserve(bytes);
+    Slot& slot = slots_[next_slot_];
+    next_slot_ = 1 - next_slot_;
+    slot.copied.synchronize();  // of the step before the last: long done
+    const std::size_t chunk_bytes = stale_chunks_ ? plan_.chunks().size() * sizeof(Chunk) : 0;
+    slot.memory.reserve(bytes + chunk_bytes);
+    copy_inputs(slot.memory, bytes, stream);
+    if (chunk_bytes > 0) {
+      std::memcpy(slot.memory.data() + bytes, plan_.chunks().data(), chunk_bytes);
+      check_cuda(cudaMemcpyAsync(chunks_.get<Chunk>(), slot.memory.data() + bytes, chunk_bytes,
+                                 cudaMemcpyHostToDevice, stream),
+                 "cudaMemcpyAsync");
+    }
+    stale_chunks_ = false;
+    slot.copied.record(stream);
   }
 
-  [[nodiscard]] unsigned grid(std::int64_t work, int sm80, int sm90) const {
-    const std::int64_t resident =
-        static_cast<std::int64_t>(num_multiprocessors_) * (hopper_ ? sm90 : sm80);
-    return static_cast<unsigned>(std::max<std::int64_t>(1, std::min(work, resident)));
+  void copy_inputs(const PinnedArray& from, std::size_t bytes, cudaStream_t stream) {
+    std::memcpy(from.data(), &plan_.header(), sizeof(Header));
+    if (bytes > sizeof(Header)) {
+      std::memcpy(from.data() + sizeof(Header), plan_.tensors().data(), bytes - sizeof(Header));
+    }
+    check_cuda(
+        cudaMemcpyAsync(inputs_.get<char>(), from.data(), bytes, cudaMemcpyHostToDevice, stream),
+        "cudaMemcpyAsync");
   }
 
   void launch(cudaStream_t stream) {
-    const WorkSizes& sizes = plan_.sizes();
+    const std::int64_t num_tensors = plan_.header().num_tensors;
+    const std::int64_t num_chunks = plan_.header().num_chunks;
     const Table table{inputs_.get<Header>(),
                       reinterpret_cast<const Tensor*>(inputs_.get<char>() + sizeof(Header)),
                       chunks_.get<Chunk>(),
@@ -314,21 +296,25 @@ class CudaStep {
                       sums_.get<double>(),
                       candidates_.get<std::uint32_t>(),
                       histograms_.get<std::uint64_t>()};
-    const int threads = hopper_ ? TuningSm90::kThreads : TuningSm80::kThreads;
-    const std::int64_t num_units = sizes.num_chunks * tuning::kUnits;
-    norm_launch<<<grid(sizes.num_chunks, TuningSm80::kNormBlocks, TuningSm90::kNormBlocks),
+    const int threads = numbers_.hopper ? TuningSm90::kThreads : TuningSm80::kThreads;
+    const auto grid = [&](std::int64_t work, int sm80, int sm90) {
+      return numbers_.grid(work, sm80, sm90);
+    };
+    const std::int64_t num_units = num_chunks * tuning::kUnits;
+    norm_launch<<<grid(num_chunks, TuningSm80::kNormBlocks, TuningSm90::kNormBlocks),
                   tuning::kNormThreads, 0, stream>>>(table);
     if (plan_.selects()) {
       const unsigned of_tensors =
-          grid(sizes.num_tensors, TuningSm80::kTensorBlocks, TuningSm90::kTensorBlocks);
+          grid(num_tensors, TuningSm80::kTensorBlocks, TuningSm90::kTensorBlocks);
       const unsigned of_units = grid(num_units, TuningSm80::kScoreBlocks, TuningSm90::kScoreBlocks);
       const unsigned of_chunks =
-          grid(sizes.num_chunks, TuningSm80::kScoreBlocks, TuningSm90::kScoreBlocks);
+          grid(num_chunks, TuningSm80::kScoreBlocks, TuningSm90::kScoreBlocks);
       sample_launch<<<of_tensors, threads, 0, stream>>>(table);
       score_launch<<<of_units, threads, 0, stream>>>(table);
       select_launch<<<of_tensors, threads, 0, stream>>>(table);
-      for (int pass = 0; pass < 3; ++pass)
+      for (int pass = 0; pass < 3; ++pass) {
         radix_launch<<<of_chunks, threads, 0, stream>>>(table, pass);
+      }
     }
     const unsigned of_units = grid(num_units, TuningSm80::kUpdateBlocks, TuningSm90::kUpdateBlocks);
     const auto kernel = update_kernel_of(plan_.header().args);
@@ -351,24 +337,21 @@ class CudaStep {
   }
 
   Plan plan_;
-  bool prepared_ = false;  ///< the arrays below fit the plan
-  int num_multiprocessors_ = 0;
-  bool hopper_ = false;
+  bool stale_chunks_ = true, stale_sizes_ = true;  ///< on the device, against the plan
+  KnownPlaces known_;
+  CapturedPlaces captured_;
+  DeviceNumbers numbers_;
+  cudaStream_t stream_ = nullptr;
+  bool has_stream_ = false;
+  Event done_, fetched_;
   DeviceArray inputs_, chunks_, control_, states_, sums_, candidates_, histograms_;
-  Slot slots_[3];
+  Slot slots_[2];
   int next_slot_ = 0;
+  std::unique_ptr<PinnedArray> spare_;  ///< for the next capture: nothing may be allocated then
+  std::vector<std::unique_ptr<PinnedArray>> captures_;
   PinnedArray results_;
 };
 
-inline void negate(float* param, void* narrow, DType type, const float* start, std::int64_t size,
-                   float lambda, cudaStream_t stream) {
-  if (size == 0) return;
-  const std::int64_t blocks =
-      std::min<std::int64_t>((size + Tuning::kThreads - 1) / Tuning::kThreads, 4096);
-  negate_launch<<<static_cast<unsigned>(blocks), Tuning::kThreads, 0, stream>>>(
-      param, narrow, type, start, size, lambda);
-  check_cuda(cudaGetLastError(), "the launch of a negation");
-}
-
 }  // namespace
+}  // namespace ALKN_CUDA_ARCHS
 }  // namespace alkn::kernel::cuda

@@ -57,19 +57,24 @@ ALKN_HOST_DEVICE inline U shift_right(U a) {
   return a >> kBits;
 }
 
+ALKN_HOST_DEVICE inline M not_less(F a, F b) { return !(a < b); }
+/// y 2^n, n in the low bits of t = 1.5 2^23 + n. A NaN stays one, whatever its bits are: CUDA's
+/// have other ones than a CPU's.
+ALKN_HOST_DEVICE inline F scale_by_power(F y, F t) {
+  if (!(t <= 0 || t >= 0)) return t;
+  return bit_copy<float>(bit_copy<std::uint32_t>(y) + (bit_copy<std::uint32_t>(t) << 23U));
+}
+
 // The formulas are written once, for every instruction set and for CUDA.
 #pragma push_macro("ALKN_INLINE")
 #undef ALKN_INLINE
 #define ALKN_INLINE ALKN_HOST_DEVICE inline
 #include <alkn/kernel/simd/formula.inl>
+#pragma push_macro("ALKN_EXPONENTIAL")
+#undef ALKN_EXPONENTIAL
+#define ALKN_EXPONENTIAL ALKN_HOST_DEVICE inline
+#include <alkn/kernel/simd/exponential.inl>
+#pragma pop_macro("ALKN_EXPONENTIAL")
 #pragma pop_macro("ALKN_INLINE")
-
-/// A well mixed number of a counter (SplitMix64).
-ALKN_HOST_DEVICE inline std::uint64_t mixed_counter(std::uint64_t x) {
-  x += 0x9E3779B97F4A7C15U;
-  x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9U;
-  x = (x ^ (x >> 27U)) * 0x94D049BB133111EBU;
-  return x ^ (x >> 31U);
-}
 
 }  // namespace alkn::kernel::cuda

@@ -20,6 +20,7 @@ struct NormShared {
   double lanes[3][tuning::kSumLanes];
   double staged[tuning::kNormThreads * tuning::kFinishLoads];
   std::uint32_t last;
+  std::uint64_t taken;
 };
 
 /// The accumulators of one thread.
@@ -59,7 +60,7 @@ ALKN_DEVICE inline void sum_chunk(const Block& block, const Tensor& tensor, cons
     Span spans[kRows];
     ALKN_CUDA_UNROLL
     for (int k = 0; k < kRows; ++k) {
-      spans[k] = span_at(row + k * tuning::kSumLanes + 4 * block.thread(), end, tensor.aligned);
+      spans[k] = span_at(row + k * tuning::kSumLanes + 4 * block.thread(), end);
       grad[k] = load_raw(block, t.grad, t.type, spans[k]);
       if (kKind == 1) retain[k] = load_raw(block, t.retain, t.retain_type, spans[k]);
     }
@@ -80,6 +81,51 @@ ALKN_DEVICE inline double fold_lanes(const Block& block, double* lanes) {
   }
   block.sync();
   return lanes[0];
+}
+
+/// The sum of what other blocks have written, in order; loads several at a time.
+template <class Block>
+ALKN_DEVICE inline double sum_in_order(const Block& block, const double* values, std::int64_t n) {
+  double sum = 0;
+  for (std::int64_t first = 0; first < n; first += tuning::kFinishLoads) {
+    double loaded[tuning::kFinishLoads];
+    ALKN_CUDA_UNROLL
+    for (int k = 0; k < tuning::kFinishLoads; ++k) {
+      loaded[k] = first + k < n ? block.load_fresh(values + first + k) : 0;
+    }
+    ALKN_CUDA_UNROLL
+    for (int k = 0; k < tuning::kFinishLoads; ++k) {
+      if (first + k < n) sum += loaded[k];
+    }
+  }
+  return sum;
+}
+
+/// What the norm says of the whole step, and where the step stands.
+ALKN_DEVICE inline void set_control(Control& control, const Header& header, double norm) {
+  const StepArgs& args = header.args;
+  const StepSchedule& schedule = header.schedule;
+  const bool skip = !(norm <= std::numeric_limits<double>::max());
+  control.grad_norm = norm;
+  control.clip_scale = skip ? 1.0 : clip_scale(norm, args.max_norm);
+  control.scale = static_cast<float>(control.clip_scale);
+  control.skip = skip ? 1 : 0;
+  control.num_missed = 0;
+  control.blocks_done = 0;
+  control.step += 1;
+  control.due = args.threshold_due ? 1 : 0;
+  control.unmask_ratio = args.unmask_ratio;
+  if (!header.follows) {
+    control.replays = control.taken = 0;
+    return;
+  }
+  const std::int64_t done = schedule.done + static_cast<std::int64_t>(control.replays);
+  control.due = args.threshold_due && done % schedule.threshold_every == 0 ? 1 : 0;
+  if (schedule.announced > 0) {
+    control.unmask_ratio = unmask_ratio_after(schedule.unmask_ratio, done, schedule.announced);
+  }
+  control.replays += 1;
+  control.taken += skip ? 0 : 1;
 }
 
 /// The sums over all chunks and what follows from them; run by one block after all others are done.
@@ -105,18 +151,10 @@ ALKN_DEVICE inline void finish_norm(const Block& block, NormShared& shared, cons
     block.sync();
   }
   if (block.thread() == 0) {
-    Control& control = *table.control;
-    const double norm = ::sqrt(squares);
-    const bool skip = !(norm <= std::numeric_limits<double>::max());
-    control.grad_norm = norm;
-    control.clip_scale = skip ? 1.0 : clip_scale(norm, args.max_norm);
-    control.scale = static_cast<float>(control.clip_scale);
-    control.skip = skip ? 1 : 0;
-    control.num_missed = 0;
-    control.blocks_done = 0;
-    control.step += 1;
-    shared.staged[0] = control.clip_scale;
-    shared.last = control.skip;
+    set_control(*table.control, header, ::sqrt(squares));
+    shared.staged[0] = table.control->clip_scale;
+    shared.last = table.control->skip;
+    shared.taken = table.control->taken;
   }
   block.sync();
   if (shared.last != 0) return;
@@ -125,14 +163,17 @@ ALKN_DEVICE inline void finish_norm(const Block& block, NormShared& shared, cons
     const Tensor& tensor = table.tensors[k];
     TensorState& state = table.states[k];
     state.num_unmasked = 0;
-    state.threshold = tensor.t.threshold;
+    if (shared.taken <= 1) state.threshold = tensor.t.threshold;  // a later replay keeps its own
+    if (header.follows) {
+      const auto before = static_cast<std::int64_t>(shared.taken) - 1;
+      state.adamw = adamw_numbers(tensor.schedule, tensor.schedule.step + before);
+      state.rounding_seed = rounding_seed(k, tensor.schedule.step + before);
+    }
     state.deviation = 0;
     if (args.mask != MaskKind::localized || tensor.t.used == nullptr) continue;
-    double sum = 0, sum_squares = 0;
-    for (std::int64_t c = tensor.first_chunk; c < tensor.first_chunk + tensor.num_chunks; ++c) {
-      sum += block.load_fresh(table.sums + header.num_chunks + c);
-      sum_squares += block.load_fresh(table.sums + 2 * header.num_chunks + c);
-    }
+    const double* sums = table.sums + header.num_chunks + tensor.first_chunk;
+    const double sum = sum_in_order(block, sums, tensor.num_chunks);
+    const double sum_squares = sum_in_order(block, sums + header.num_chunks, tensor.num_chunks);
     state.deviation =
         static_cast<float>(scale * unbiased_deviation(sum, sum_squares, tensor.t.size));
   }

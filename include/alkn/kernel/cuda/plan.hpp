@@ -20,41 +20,62 @@ struct WorkSizes {
   std::int64_t num_tensors = 0, num_chunks = 0, num_candidates = 0, num_histograms = 0;
 };
 
-/// Describes steps over a list of tensors. Allocates nothing where sizes and ways are those of the
-/// last step.
+/// What a step asks of the device that the last one did not.
+struct PlanChange {
+  bool chunks = false;  ///< there is another list of chunks
+  bool sizes = false;   ///< an array has to grow
+};
+
+/// What a captured step needs to go on by itself when it is replayed.
+struct Replay {
+  const AdamWSchedule* tensors = nullptr;  ///< [num_tensors]
+  StepSchedule step;
+};
+
+/// Describes steps over a list of tensors. Allocates nothing where sizes are those of earlier
+/// steps, and asks for no larger array where thresholds are due again.
 class Plan {
  public:
   /// Takes the step's arguments.
-  /// @returns whether the list of chunks or the size of any array changed
-  /// @throws std::invalid_argument if a pointer is missing that the step needs; nothing has changed
-  /// then
-  bool assign(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
+  /// @param replay of a step that is captured in a graph, else null
+  /// @throws std::invalid_argument if a pointer is missing that the step needs, and for a capture
+  /// without schedules; nothing has changed then
+  PlanChange assign(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+                    const Replay* replay = nullptr) {
     for (std::int64_t t = 0; t < num_tensors; ++t) check(tensors[t], args, t);
-    const bool changed = list_.assign(tensors, num_tensors);
-    if (changed) list_chunks();
-    const WorkSizes before = sizes_;
+    check_replay(args, replay);
+    PlanChange change;
+    change.chunks = list_.assign(tensors, num_tensors);
+    if (change.chunks) list_chunks();
     header_.args = args;
     header_.num_tensors = num_tensors;
     header_.num_chunks = list_.size();
     header_.sums = needs_sums(tensors, num_tensors, args);
-    sizes_ = {num_tensors, list_.size(), 0, 0};
+    header_.follows = replay != nullptr;
+    header_.schedule = replay != nullptr ? replay->step : StepSchedule();
+    used_ = {num_tensors, list_.size(), 0, 0};
     tensors_.resize(static_cast<std::size_t>(num_tensors));
-    for (std::int64_t t = 0; t < num_tensors; ++t)
-      fill(tensors_[static_cast<std::size_t>(t)], tensors[t], t);
-    return changed || before.num_candidates != sizes_.num_candidates ||
-           before.num_histograms != sizes_.num_histograms || before.num_tensors != num_tensors;
+    for (std::int64_t t = 0; t < num_tensors; ++t) {
+      Tensor& tensor = tensors_[static_cast<std::size_t>(t)];
+      fill(tensor, tensors[t], t);
+      if (replay != nullptr && replay->tensors != nullptr) tensor.schedule = replay->tensors[t];
+    }
+    change.sizes = grow(sizes_.num_tensors, used_.num_tensors);
+    change.sizes = grow(sizes_.num_chunks, used_.num_chunks) || change.sizes;
+    change.sizes = grow(sizes_.num_candidates, used_.num_candidates) || change.sizes;
+    change.sizes = grow(sizes_.num_histograms, used_.num_histograms) || change.sizes;
+    return change;
   }
 
   [[nodiscard]] const Header& header() const { return header_; }
   [[nodiscard]] const std::vector<Tensor>& tensors() const { return tensors_; }
   [[nodiscard]] const std::vector<Chunk>& chunks() const { return chunks_; }
+  /// The largest that any step has asked for.
   [[nodiscard]] const WorkSizes& sizes() const { return sizes_; }
-  /// Whether thresholds are learned in this step, by eight kernels in place of two.
+  /// Whether thresholds may be learned in this step, by eight kernels in place of two.
   [[nodiscard]] bool selects() const {
-    for (const Tensor& tensor : tensors_) {
-      if (tensor.way != Way::given) return true;
-    }
-    return false;
+    return std::any_of(tensors_.begin(), tensors_.end(),
+                       [](const Tensor& tensor) { return tensor.way != Way::given; });
   }
 
  private:
@@ -70,9 +91,9 @@ class Plan {
                                   ")");
     }
     if (t.size == 0) return;
-    if (t.state_type != DType::float32) {
+    if (t.state_type == DType::float16) {
       throw std::invalid_argument(
-          "alkn::kernel::CudaStep: expected a state of float32, got the compact one (tensor " +
+          "alkn::kernel::CudaStep: expected a state of float32 or bfloat16, got float16 (tensor " +
           std::to_string(index) + ")");
     }
     need(t.grad != nullptr, "a gradient");
@@ -90,6 +111,28 @@ class Plan {
     }
   }
 
+  static void check_replay(const StepArgs& args, const Replay* replay) {
+    if (replay == nullptr) return;
+    if (args.update == Update::adamw && replay->tensors == nullptr) {
+      throw std::invalid_argument(
+          "alkn::kernel::CudaStep: expected AdamW's schedules for a step that is captured, got "
+          "none");
+    }
+    if (replay->step.threshold_every < 1 || replay->step.announced < 0 || replay->step.done < 0) {
+      throw std::invalid_argument(
+          "alkn::kernel::CudaStep: expected threshold_every >= 1, announced >= 0 and done >= 0 of "
+          "a step that is captured, got " +
+          std::to_string(replay->step.threshold_every) + ", " +
+          std::to_string(replay->step.announced) + " and " + std::to_string(replay->step.done));
+    }
+  }
+
+  static bool grow(std::int64_t& size, std::int64_t wanted) {
+    if (wanted <= size) return false;
+    size = wanted;
+    return true;
+  }
+
   static bool needs_sums(const StepTensor* tensors, std::int64_t num_tensors,
                          const StepArgs& args) {
     if (args.check_finite || args.max_norm > 0) return true;
@@ -105,21 +148,8 @@ class Plan {
     }
   }
 
-  /// Whether four elements can be loaded and stored at once from each array of the step.
-  static bool aligned(const StepTensor& t) {
-    const auto fits = [](const void* p, DType type) {
-      const std::uintptr_t bytes = type == DType::float32 ? 16 : 8;
-      return reinterpret_cast<std::uintptr_t>(p) % bytes == 0;
-    };
-    constexpr DType kFloat = DType::float32;
-    return fits(t.param, t.type) && fits(t.grad, t.type) && fits(t.retain, t.retain_type) &&
-           fits(t.master, kFloat) && fits(t.grad_out, kFloat) && fits(t.exp_avg, kFloat) &&
-           fits(t.exp_avg_sq, kFloat) && fits(t.score, kFloat);
-  }
-
   void fill(Tensor& tensor, const StepTensor& t, std::int64_t index) {
     tensor.t = t;
-    tensor.aligned = aligned(t);
     tensor.first_chunk = list_.first(index);
     tensor.num_chunks = list_.count(index);
     tensor.way = Way::given;
@@ -129,17 +159,17 @@ class Plan {
     if (learns) tensor.way = t.size <= tuning::kSample ? Way::direct : Way::bracketed;
     if (tensor.way != Way::bracketed) return;
     tensor.capacity = t.size / tuning::kCandidatePart + tuning::kCandidateMin;
-    tensor.candidates = sizes_.num_candidates;
-    tensor.histogram = sizes_.num_histograms;
-    sizes_.num_candidates += 2 * tensor.capacity;
-    sizes_.num_histograms += 1;
+    tensor.candidates = used_.num_candidates;
+    tensor.histogram = used_.num_histograms;
+    used_.num_candidates += 2 * tensor.capacity;
+    used_.num_histograms += 1;
   }
 
   ChunkList list_;
   Header header_;
   std::vector<Tensor> tensors_;
   std::vector<Chunk> chunks_;
-  WorkSizes sizes_;
+  WorkSizes sizes_, used_;
 };
 
 }  // namespace alkn::kernel::cuda

@@ -78,6 +78,8 @@ ALKN_DEVICE inline void score_unit(const Block& block, ScoreShared& shared, cons
                                    std::int64_t end) {
   const StepTensor& t = tensor.t;
   const ScoreLanes c = score_numbers(*table.header, table.control->scale, t, state.deviation);
+  const bool compact = t.state_type != DType::float32;
+  const RoundingLanes rounding = rounding_of(table, tensor, state, begin);
   if (block.thread() < 2) {
     Stage& stage = shared.stages[block.thread()];
     stage.inside = stage.above = stage.equal_b = stage.equal_a = 0;
@@ -89,19 +91,20 @@ ALKN_DEVICE inline void score_unit(const Block& block, ScoreShared& shared, cons
   const std::uint32_t b[2] = {state.targets[0].b, state.targets[1].b};
   BracketCounts counts[2];
   for (std::int64_t at = begin + 4 * block.thread(); at < end; at += 4 * block.num_threads()) {
-    const Span span = span_at(at, end, tensor.aligned);
+    const Span span = span_at(at, end);
     const Raw grads = load_raw(block, t.grad, t.type, span);
     const Raw retains = load_raw(block, t.retain, t.retain_type, span);
-    const Raw scores = load_raw(block, t.score, DType::float32, span);
+    const Raw scores = load_raw(block, t.score, t.state_type, span);
     const std::uint32_t used = load_nibble(block, t.used, span);
     float grown[4];
     ALKN_CUDA_UNROLL
     for (int j = 0; j < 4; ++j) {
       const F grad = mul(element(grads, t.type, j), c.scale);
       grown[j] = grown_score(c, grad, element(retains, t.retain_type, j),
-                             element(scores, DType::float32, j), ((used >> j) & 1U) != 0);
+                             element(scores, t.state_type, j), ((used >> j) & 1U) != 0);
+      if (compact) grown[j] = rounded_score(grown[j], random_bits(rounding, number_of(at + j)));
     }
-    store_floats(block, static_cast<float*>(t.score), span, grown);
+    store_state(block, t.score, t.state_type, span, grown);
     ALKN_CUDA_UNROLL
     for (int j = 0; j < 4; ++j) {
       if (j >= span.count) continue;
@@ -139,7 +142,7 @@ ALKN_DEVICE inline void score_kernel(const Block& block, ScoreShared& shared, co
     Chunk unit;
     if (!find_unit(table, u, unit)) continue;
     const Tensor& tensor = table.tensors[unit.tensor];
-    if (tensor.way != Way::bracketed) continue;
+    if (way_of(*table.control, tensor) != Way::bracketed) continue;
     score_unit(block, shared, table, tensor, table.states[unit.tensor], unit.begin,
                unit.begin + unit.size);
   }

@@ -109,11 +109,10 @@ ALKN_DEVICE inline std::uint32_t select_key(const Block& block, DigitShared& sha
 }
 
 /// Writes the threshold that follows from both order statistics.
-ALKN_DEVICE inline void set_threshold(const Header& header, const Tensor& tensor,
-                                      TensorState& state, std::uint32_t low, std::uint32_t high) {
-  const StepArgs& args = header.args;
-  state.threshold =
-      threshold(key_value(low), key_value(high), tensor.t.size, args.unmask_ratio, args.trim_ratio);
+ALKN_DEVICE inline void set_threshold(const Table& table, const Tensor& tensor, TensorState& state,
+                                      std::uint32_t low, std::uint32_t high) {
+  state.threshold = threshold(key_value(low), key_value(high), tensor.t.size,
+                              table.control->unmask_ratio, table.header->args.trim_ratio);
 }
 
 // --- sample and predict ----------------------------------------------------------------------
@@ -133,16 +132,35 @@ ALKN_DEVICE inline ScoreLanes score_numbers(const Header& header, float scale, c
   return score_lanes(n);
 }
 
+/// What rounds the compact state of elements that share a rounding block.
+ALKN_DEVICE inline RoundingLanes rounding_of(const Table& table, const Tensor& tensor,
+                                             const TensorState& state, std::int64_t element) {
+  static_assert(kRoundingBlock % tuning::kChunk == 0, "one key a chunk");
+  return rounding_lanes(
+      rounding_key(table.header->follows ? state.rounding_seed : tensor.t.rounding_seed, element));
+}
+/// The number of an element in its rounding block.
+ALKN_DEVICE inline U number_of(std::int64_t element) {
+  return static_cast<U>(element % kRoundingBlock);
+}
+
 /// The key of the score that element i is going to have.
 template <class Block>
-ALKN_DEVICE inline std::uint32_t key_to_come(const Block& block, const StepTensor& t,
+ALKN_DEVICE inline std::uint32_t key_to_come(const Block& block, const Table& table,
+                                             const Tensor& tensor, const TensorState& state,
                                              const ScoreLanes& c, std::int64_t i) {
-  const Span one{i, 1, false};
+  const StepTensor& t = tensor.t;
+  const Span one{i, 1};
   const F grad = mul(element(load_raw(block, t.grad, t.type, one), t.type, 0), c.scale);
   const F retain = element(load_raw(block, t.retain, t.retain_type, one), t.retain_type, 0);
   const bool used = t.used != nullptr && ((block.load(t.used + (i >> 6U)) >> (i & 63U)) & 1U) != 0;
-  return order_key(
-      grown_score(c, grad, retain, block.load(static_cast<const float*>(t.score) + i), used));
+  const F score = element(load_raw(block, t.score, t.state_type, one), t.state_type, 0);
+  F grown = grown_score(c, grad, retain, score, used);
+  if (t.state_type != DType::float32) {
+    const RoundingLanes rounding = rounding_of(table, tensor, state, i);
+    grown = rounded_score(grown, random_bits(rounding, number_of(i)));
+  }
+  return order_key(grown);
 }
 
 /// Where the i-th element of a sample lies: whole cache lines, each at a varying place of its own
@@ -153,8 +171,8 @@ ALKN_HOST_DEVICE inline std::int64_t sample_place(std::int64_t i, std::int64_t s
   const std::int64_t places = size / tuning::kSampleLine;
   const std::int64_t line = i / tuning::kSampleLine;
   const std::int64_t from = line * places / kLines, to = (line + 1) * places / kLines;
-  const std::uint64_t jitter = mixed_counter(seed + static_cast<std::uint64_t>(line)) %
-                               static_cast<std::uint64_t>(to - from);
+  const std::uint64_t jitter =
+      mixed(seed + static_cast<std::uint64_t>(line)) % static_cast<std::uint64_t>(to - from);
   return (from + static_cast<std::int64_t>(jitter)) * tuning::kSampleLine + i % tuning::kSampleLine;
 }
 
@@ -187,29 +205,29 @@ template <class Block>
 ALKN_DEVICE inline void sample_kernel(const Block& block, SampleShared& shared,
                                       const Table& table) {
   const Header& header = *table.header;
-  const StepArgs& args = header.args;
   const Control& control = *table.control;
   if (control.skip != 0) return;
   for (std::int64_t k = block.index(); k < header.num_tensors; k += block.num_blocks()) {
     const Tensor& tensor = table.tensors[k];
-    if (tensor.way == Way::given) continue;
+    const Way way = way_of(control, tensor);
+    if (way == Way::given) continue;
     TensorState& state = table.states[k];
     const StepTensor& t = tensor.t;
     const ScoreLanes c = score_numbers(header, control.scale, t, state.deviation);
-    const bool direct = tensor.way == Way::direct;
+    const bool direct = way == Way::direct;
     const std::int64_t count = direct ? t.size : tuning::kSample;
-    const std::uint64_t seed =
-        mixed_counter(control.step * 0x10001U + static_cast<std::uint64_t>(k));
+    const std::uint64_t seed = mixed(control.step * 0x10001U + static_cast<std::uint64_t>(k));
     for (std::int64_t i = block.thread(); i < count; i += block.num_threads()) {
-      shared.keys[i] = key_to_come(block, t, c, direct ? i : sample_place(i, t.size, seed));
+      shared.keys[i] =
+          key_to_come(block, table, tensor, state, c, direct ? i : sample_place(i, t.size, seed));
     }
     block.sync();
-    const Ranks ranks = threshold_ranks(t.size, args.unmask_ratio, args.trim_ratio);
+    const Ranks ranks = threshold_ranks(t.size, control.unmask_ratio, header.args.trim_ratio);
     if (direct) {
       const auto keys = [&](std::int64_t i) { return shared.keys[i]; };
       const std::uint32_t low = select_key(block, shared.digits, keys, count, ranks.low);
       const std::uint32_t high = select_key(block, shared.digits, keys, count, ranks.high);
-      if (block.thread() == 0) set_threshold(header, tensor, state, low, high);
+      if (block.thread() == 0) set_threshold(table, tensor, state, low, high);
     } else {
       const Target low = predict(block, shared, t.size, ranks.low);
       const Target high = predict(block, shared, t.size, ranks.high);
@@ -230,7 +248,7 @@ template <class Block>
 ALKN_DEVICE inline std::uint32_t select_target(const Block& block, DigitShared& shared,
                                                const std::uint32_t* candidates,
                                                std::int64_t capacity, const Target& target,
-                                               bool& missed) {
+                                               DType type, bool& missed) {
   const std::uint64_t through_b = target.above + target.equal_b;
   const std::uint64_t through_inside = through_b + target.inside;
   missed = target.rank <= target.above || target.rank > through_inside + target.equal_a;
@@ -239,10 +257,15 @@ ALKN_DEVICE inline std::uint32_t select_target(const Block& block, DigitShared& 
   if (target.rank > through_inside) return target.a;
   missed = target.inside > static_cast<std::uint64_t>(capacity);  // some were not stored
   if (missed) return 0;
-  const auto keys = [&](std::int64_t i) { return block.load(candidates + i); };
-  return select_key(block, shared, keys, static_cast<std::int64_t>(target.inside),
-                    static_cast<std::int64_t>(target.rank - through_b), target.a + 1,
-                    target.b - target.a - 2);
+  // A bfloat16 score is told by the upper half of its key: fewer digits, fewer reads.
+  const unsigned cut = type == DType::float32 ? 0 : 16;
+  const auto keys = [&](std::int64_t i) { return block.load(candidates + i) >> cut; };
+  const std::uint32_t base = (target.a + 1) >> cut;
+  const std::uint32_t key = select_key(
+      block, shared, keys, static_cast<std::int64_t>(target.inside),
+      static_cast<std::int64_t>(target.rank - through_b), base, ((target.b - 1) >> cut) - base);
+  if (cut == 0) return key;
+  return key < 0x8000U ? (key << 16U) | 0xFFFFU : key << 16U;  // negative scores: ones below
 }
 
 /// The fourth kernel: thresholds from what the score pass counted and set aside.
@@ -252,20 +275,21 @@ ALKN_DEVICE inline void select_kernel(const Block& block, DigitShared& shared, c
   if (table.control->skip != 0) return;
   for (std::int64_t k = block.index(); k < header.num_tensors; k += block.num_blocks()) {
     const Tensor& tensor = table.tensors[k];
-    if (tensor.way != Way::bracketed) continue;
+    if (way_of(*table.control, tensor) != Way::bracketed) continue;
     TensorState& state = table.states[k];
     const std::uint32_t* candidates = table.candidates + tensor.candidates;
     bool missed[2];
     std::uint32_t keys[2];
     ALKN_CUDA_UNROLL
     for (int which = 0; which < 2; ++which) {
-      keys[which] = select_target(block, shared, candidates + which * tensor.capacity,
-                                  tensor.capacity, state.targets[which], missed[which]);
+      keys[which] =
+          select_target(block, shared, candidates + which * tensor.capacity, tensor.capacity,
+                        state.targets[which], tensor.t.state_type, missed[which]);
     }
     block.sync();
     if (block.thread() == 0) {
       if (!missed[0] && !missed[1]) {
-        set_threshold(header, tensor, state, keys[0], keys[1]);
+        set_threshold(table, tensor, state, keys[0], keys[1]);
       } else {
         block.fetch_add(&table.control->num_missed, 1);
         ALKN_CUDA_UNROLL
@@ -313,7 +337,7 @@ ALKN_DEVICE inline void finish_digit(const Block& block, RadixShared& shared, co
   if (block.thread() == 0) {
     state.chunks_done = 0;
     if (pass == 2) {
-      set_threshold(*table.header, tensor, state, state.targets[0].prefix, state.targets[1].prefix);
+      set_threshold(table, tensor, state, state.targets[0].prefix, state.targets[1].prefix);
     }
   }
 }
@@ -329,12 +353,12 @@ ALKN_DEVICE inline void count_digits(const Block& block, RadixShared& shared, co
   const std::uint32_t prefix[2] = {low.prefix, high.prefix};
   for (std::int64_t at = chunk.begin + 4 * block.thread(); at < end;
        at += 4 * block.num_threads()) {
-    const Span span = span_at(at, end, tensor.aligned);
-    const Raw raw = load_raw(block, tensor.t.score, DType::float32, span);
+    const Span span = span_at(at, end);
+    const Raw raw = load_raw(block, tensor.t.score, tensor.t.state_type, span);
     ALKN_CUDA_UNROLL
     for (int j = 0; j < 4; ++j) {
       if (j >= span.count) continue;
-      const std::uint32_t key = order_key(bit_copy<float>(raw.bytes.words[j]));
+      const std::uint32_t key = order_key(element(raw, tensor.t.state_type, j));
       ALKN_CUDA_UNROLL
       for (int which = 0; which < 2; ++which) {
         if (wants[which] && has_prefix(key, prefix[which], digit)) {
@@ -354,7 +378,7 @@ ALKN_DEVICE inline void radix_kernel(const Block& block, RadixShared& shared, co
   for (std::int64_t c = block.index(); c < header.num_chunks; c += block.num_blocks()) {
     const Chunk chunk = table.chunks[c];
     const Tensor& tensor = table.tensors[chunk.tensor];
-    if (tensor.way != Way::bracketed) continue;
+    if (way_of(*table.control, tensor) != Way::bracketed) continue;
     TensorState& state = table.states[chunk.tensor];
     if (state.targets[0].missed == 0 && state.targets[1].missed == 0) continue;
     for (int b = block.thread(); b < 2 * tuning::kRadixBins; b += block.num_threads()) {

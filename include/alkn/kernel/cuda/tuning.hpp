@@ -33,4 +33,14 @@ inline constexpr std::int64_t kCandidateMin = 1024;
 /// Bins of a radix digit.
 inline constexpr int kRadixBins = 2048;
 
+/// Threads of the token kernels' blocks, and elements of a row that are summed in float: the CPU's
+/// block (kernel::rows::kBlock), so that both have the same bits.
+inline constexpr int kTokenThreads = 256;
+inline constexpr int kTokenBlock = 4096;
+inline constexpr int kTokenGroup = 64;  ///< accumulators of a block's sum
+inline constexpr int kTokenLoads = kTokenBlock / (4 * kTokenThreads);
+
+/// Words of a mask that one block of the history kernels handles before it takes the next.
+inline constexpr std::int64_t kWordUnit = 8192;
+
 }  // namespace alkn::kernel::cuda::tuning

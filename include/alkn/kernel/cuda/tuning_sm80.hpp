@@ -10,6 +10,7 @@ struct TuningSm80 {
   static constexpr int kScoreBlocks = 4;   ///< score and radix
   static constexpr int kTensorBlocks = 2;  ///< sample and select: one block a tensor
   static constexpr int kNormBlocks = 24;   ///< norm: one warp each
+  static constexpr int kTokenBlocks = 4;   ///< token log-probability and its gradient
 };
 
 }  // namespace alkn::kernel::cuda

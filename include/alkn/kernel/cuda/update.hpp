@@ -24,17 +24,19 @@ struct UpdateNumbers {
   bool grows = false;   ///< the score grows here
   bool all_on = false;  ///< too small for a threshold
   bool freeze = false;
+  RoundingLanes rounding;
 };
 
 ALKN_DEVICE inline UpdateNumbers update_numbers(const Table& table, const Tensor& tensor,
-                                                const TensorState& state) {
+                                                const TensorState& state, std::int64_t begin) {
   const StepArgs& args = table.header->args;
   return {score_numbers(*table.header, table.control->scale, tensor.t, state.deviation),
-          adamw_lanes(tensor.t.adamw),
+          adamw_lanes(table.header->follows ? state.adamw : tensor.t.adamw),
           state.threshold,
-          tensor.way != Way::bracketed,
+          way_of(*table.control, tensor) != Way::bracketed,
           tensor.t.size < tuning::kMinLocalized,
-          args.masked == Masked::freeze};
+          args.masked == Masked::freeze,
+          rounding_of(table, tensor, state, begin)};
 }
 
 /// The arrays that a thread has loaded four elements of.
@@ -49,13 +51,13 @@ ALKN_DEVICE inline Loaded load_entries(const Block& block, const StepTensor& t,
   Loaded in = {};
   in.grad = load_raw(block, t.grad, t.type, span);
   if (kMask == MaskKind::localized) {
-    in.score = load_raw(block, t.score, DType::float32, span);
+    in.score = load_raw(block, t.score, t.state_type, span);
     if (n.grows) in.retain = load_raw(block, t.retain, t.retain_type, span);
   }
   if (kAdamW) {
     in.param = load_raw(block, weights, DType::float32, span);
-    in.exp_avg = load_raw(block, t.exp_avg, DType::float32, span);
-    in.exp_avg_sq = load_raw(block, t.exp_avg_sq, DType::float32, span);
+    in.exp_avg = load_raw(block, t.exp_avg, t.state_type, span);
+    in.exp_avg_sq = load_raw(block, t.exp_avg_sq, t.state_type, span);
   }
   return in;
 }
@@ -65,6 +67,7 @@ template <MaskKind kMask, bool kAdamW, class Block>
 ALKN_DEVICE inline std::uint32_t update_entries(const Block& block, const StepTensor& t,
                                                 float* weights, const UpdateNumbers& n,
                                                 const Span& span) {
+  const bool compact = t.state_type != DType::float32;
   const Loaded in = load_entries<kMask, kAdamW>(block, t, weights, n, span);
   const std::uint32_t used = load_nibble(block, t.used, span);
   std::uint32_t on_bits = kMask == MaskKind::given ? load_nibble(block, t.mask, span) : 0;
@@ -72,13 +75,15 @@ ALKN_DEVICE inline std::uint32_t update_entries(const Block& block, const StepTe
   ALKN_CUDA_UNROLL
   for (int j = 0; j < 4; ++j) {
     const M in_union = ((used >> j) & 1U) != 0;
+    const U random = compact ? random_bits(n.rounding, number_of(span.at + j)) : 0;
     const F grad = mul(element(in.grad, t.type, j), n.score.scale);
     M on = kMask == MaskKind::none || ((on_bits >> j) & 1U) != 0;
     if (kMask == MaskKind::localized) {
-      scores[j] = element(in.score, DType::float32, j);
+      scores[j] = element(in.score, t.state_type, j);
       if (n.grows) {
         scores[j] =
             grown_score(n.score, grad, element(in.retain, t.retain_type, j), scores[j], in_union);
+        if (compact) scores[j] = rounded_score(scores[j], random);
       }
       on = scores[j] > n.threshold || n.all_on;
       if (on && j < span.count) on_bits |= 1U << j;
@@ -86,9 +91,13 @@ ALKN_DEVICE inline std::uint32_t update_entries(const Block& block, const StepTe
     grads[j] = kMask == MaskKind::none ? grad : keep_if(on, grad);
     if (kAdamW) {
       const AdamWState old{element(in.param, DType::float32, j),
-                           element(in.exp_avg, DType::float32, j),
-                           element(in.exp_avg_sq, DType::float32, j)};
-      const AdamWState now = adamw_step(n.adamw, grads[j], in_union, old);
+                           element(in.exp_avg, t.state_type, j),
+                           element(in.exp_avg_sq, t.state_type, j)};
+      AdamWState now = adamw_step(n.adamw, grads[j], in_union, old);
+      if (compact) {
+        const Moments rounded = rounded_moments(now.exp_avg, now.exp_avg_sq, random);
+        now.exp_avg = rounded.exp_avg, now.exp_avg_sq = rounded.exp_avg_sq;
+      }
       const M moves = on || !n.freeze;
       params[j] = blend(moves, now.param, old.param);
       exp_avgs[j] = blend(moves, now.exp_avg, old.exp_avg);
@@ -96,11 +105,11 @@ ALKN_DEVICE inline std::uint32_t update_entries(const Block& block, const StepTe
     }
   }
   if (kMask == MaskKind::localized && n.grows)
-    store_floats(block, static_cast<float*>(t.score), span, scores);
+    store_state(block, t.score, t.state_type, span, scores);
   if (kAdamW) {
     store_floats(block, weights, span, params);
-    store_floats(block, static_cast<float*>(t.exp_avg), span, exp_avgs);
-    store_floats(block, static_cast<float*>(t.exp_avg_sq), span, exp_avg_sqs);
+    store_state(block, t.exp_avg, t.state_type, span, exp_avgs);
+    store_state(block, t.exp_avg_sq, t.state_type, span, exp_avg_sqs);
     if (t.type != DType::float32) store_rounded(block, t.param, t.type, span, params);
   } else {
     store_floats(block, t.grad_out, span, grads);
@@ -113,12 +122,12 @@ ALKN_DEVICE inline void update_unit(const Block& block, UpdateShared& shared, co
                                     const Tensor& tensor, TensorState& state, std::int64_t begin,
                                     std::int64_t end) {
   const StepTensor& t = tensor.t;
-  const UpdateNumbers n = update_numbers(table, tensor, state);
+  const UpdateNumbers n = update_numbers(table, tensor, state, begin);
   float* weights = t.type != DType::float32 ? t.master : static_cast<float*>(t.param);
   if (kMask == MaskKind::localized && block.thread() == 0) shared.num_on = 0;
   std::uint32_t num_on = 0;
   for (std::int64_t tile = begin; tile < end; tile += 4 * block.num_threads()) {
-    const Span span = span_at(tile + 4 * block.thread(), end, tensor.aligned);
+    const Span span = span_at(tile + 4 * block.thread(), end);
     const std::uint32_t bits = update_entries<kMask, kAdamW>(block, t, weights, n, span);
     if constexpr (kMask == MaskKind::localized) {
       ALKN_CUDA_UNROLL
