@@ -4,12 +4,16 @@
 
 #include <ATen/ops/from_blob.h>
 #include <fmt/format.h>
-#include <zlib.h>
 #include <alkn/alkn.hpp>
+
+#if !defined(ALKN_PLAIN_GOLDEN)  // where there is no zlib: files that somebody has unpacked
+#include <zlib.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -26,6 +30,11 @@ using Json = nlohmann::json;
 inline constexpr double kBound = 1e-6;
 
 inline Json read(const std::filesystem::path& path) {
+#if defined(ALKN_PLAIN_GOLDEN)
+  std::ifstream file(path);
+  if (!file) throw std::runtime_error("golden: expected a readable file, got " + path.string());
+  return Json::parse(file);
+#else
   const gzFile file = gzopen(path.c_str(), "rb");  // reads plain files too
   if (file == nullptr)
     throw std::runtime_error("golden: expected a readable file, got " + path.string());
@@ -36,6 +45,7 @@ inline Json read(const std::filesystem::path& path) {
   }
   gzclose(file);
   return Json::parse(text);
+#endif
 }
 
 inline Tensor tensor(const Json& values, at::IntArrayRef shape) {
@@ -45,7 +55,7 @@ inline Tensor tensor(const Json& values, at::IntArrayRef shape) {
 }
 
 inline std::vector<double> listed(const Tensor& t) {
-  const Tensor flat = t.detach().to(at::kDouble).contiguous().reshape({-1});
+  const Tensor flat = t.detach().to(at::kCPU).to(at::kDouble).contiguous().reshape({-1});
   return {flat.data_ptr<double>(), flat.data_ptr<double>() + flat.numel()};
 }
 
@@ -94,10 +104,16 @@ struct Differences {
 
 class Replay {
  public:
-  Replay(const Json& file, alkn::Backend backend)
+  Replay(const Json& file, alkn::Backend backend, at::Device device = at::kCPU)
       : file_(file),
+        device_(device),
         unlearner_(parameters(), options_of(file.at("options"), backend),
                    base_options_of(file.at("options"))) {}
+
+  /// Results come late, as from a device.
+  void report_late() {
+    alkn::detail::CoreAccess::core(unlearner_)->base_.runner().report_late(true);
+  }
 
   Differences run() {
     for (const Json& record : file_.at("tasks")) run_task(record);
@@ -112,10 +128,14 @@ class Replay {
 
   std::vector<alkn::NamedParameter> parameters() {
     for (const auto& [name, shape] : file_.at("shapes").items()) {
-      const Tensor t = tensor(file_.at("initial").at(name), shape.get<std::vector<std::int64_t>>());
+      const Tensor t = placed(file_.at("initial").at(name), shape.get<std::vector<std::int64_t>>());
       params_.push_back({name, t.set_requires_grad(true)});
     }
     return params_;
+  }
+
+  [[nodiscard]] Tensor placed(const Json& values, at::IntArrayRef shape) const {
+    return tensor(values, shape).to(device_);
   }
 
   auto& states() { return alkn::detail::CoreAccess::core(unlearner_)->parameters_; }
@@ -124,15 +144,15 @@ class Replay {
     for (auto& [name, known] : known_) known.score = 0;
     auto task =
         unlearner_.begin_task({.steps = static_cast<std::int64_t>(record.at("steps").size())});
-    Tensor loss = at::zeros({}, at::kFloat);
+    Tensor loss = at::zeros({}, at::TensorOptions(at::kFloat).device(device_));
     for (auto& p : params_) {
       loss = loss +
-             p.tensor.mul(tensor(record.at("retain_gradient").at(p.name), p.tensor.sizes())).sum();
+             p.tensor.mul(placed(record.at("retain_gradient").at(p.name), p.tensor.sizes())).sum();
     }
     task.accumulate_retain_gradient(loss);
     for (const Json& row : record.at("steps")) {
       for (auto& p : params_)
-        p.tensor.mutable_grad() = tensor(row.at("gradient").at(p.name), p.tensor.sizes());
+        p.tensor.mutable_grad() = placed(row.at("gradient").at(p.name), p.tensor.sizes());
       unlearner_.step();
       const double scale = row.at("clip_scale");
       differences_.clip_scale = std::max(
@@ -208,15 +228,17 @@ class Replay {
   }
 
   const Json& file_;
+  at::Device device_;
   std::vector<alkn::NamedParameter> params_;
   alkn::ALKN<> unlearner_;
   std::map<std::string, Known> known_;
   Differences differences_;
 };
 
-inline Differences replay(const std::filesystem::path& path, alkn::Backend backend) {
+inline Differences replay(const std::filesystem::path& path, alkn::Backend backend,
+                          at::Device device = at::kCPU) {
   const Json file = read(path);
-  return Replay(file, backend).run();
+  return Replay(file, backend, device).run();
 }
 
 }  // namespace golden

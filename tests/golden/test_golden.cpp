@@ -1,4 +1,7 @@
 // Every committed file of golden vectors, on both backends.
+#include <ATen/ops/equal.h>
+#include <ATen/ops/randn.h>
+
 #include <filesystem>
 #include <vector>
 
@@ -36,5 +39,38 @@ void check_all(alkn::Backend backend) {
 }  // namespace
 
 TEST_CASE("the aten backend reproduces the golden vectors") { check_all(alkn::Backend::aten); }
+
+TEST_CASE("golden vectors where the results of a step come late, as from a device") {
+  const golden::Json file = golden::read(vector_files().front());
+  golden::Replay replay(file, alkn::Backend::cpu);
+  replay.report_late();
+  CHECK(replay.run().within_bound());
+}
+
+TEST_CASE("late results change nothing, nor a step that turns out to be skipped") {
+  const auto run = [](bool late) {
+    at::manual_seed(1);
+    const at::Tensor param = at::randn({40, 50}).requires_grad_(true);
+    alkn::ALKN<> unlearner(std::vector<std::pair<std::string, at::Tensor>>{{"weight", param}},
+                           alkn::ALKNOptions::conflict(), alkn::AdamWOptions(1e-2));
+    alkn::detail::CoreAccess::core(unlearner)->base_.runner().report_late(late);
+    auto task = unlearner.begin_task({.steps = 6});
+    task.accumulate_retain_gradient((param * at::randn({40, 50})).sum());
+    for (int i = 0; i < 6; ++i) {
+      param.mutable_grad() = at::randn({40, 50});
+      if (i == 2 || i == 5) param.mutable_grad()[3][4] = NAN;
+      unlearner.step();
+    }
+    CHECK(unlearner.last_step().skipped);
+    CHECK(unlearner.last_step().step == 5);
+    const alkn::TaskReport report = task.end();
+    CHECK(report.skipped_steps == 2);
+    return std::pair(param.detach().clone(), report.fraction_trained);
+  };
+  const auto [late, late_fraction] = run(true);
+  const auto [want, fraction] = run(false);
+  CHECK(at::equal(late, want));
+  CHECK(late_fraction == fraction);
+}
 
 TEST_CASE("the fused CPU backend reproduces the golden vectors") { check_all(alkn::Backend::cpu); }
