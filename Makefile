@@ -8,6 +8,7 @@
 #   make tofu_metrics      build the metrics of TOFU's evaluation logs
 #   make report            draw the report of an experiment, RESULTS=FOLDER
 #   make results           write docs/results.md from docs/results/results.json
+#   make cuda              compile the CUDA kernels and test them without a GPU; a line for each
 #   make docs              build the reference, into build/docs
 #   make format            format the C++ files
 #   make lint              clang-tidy over the headers
@@ -19,7 +20,7 @@ JOBS ?= $(shell nproc)
 RESULTS ?= build/experiment
 BUILD := build/$(PRESET)
 
-.PHONY: help setup dev-setup configure demo test bench golden tofu_metrics report results docs format lint
+.PHONY: help setup dev-setup configure demo test bench golden tofu_metrics report results cuda docs format lint
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -59,6 +60,11 @@ report:
 
 results:
 	@scripts/report/run docs/results --docs docs/results.md
+
+cuda: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target cuda_emulation_tests
+	@ctest --preset $(PRESET) -L cuda
+	@scripts/cuda_kernels build/cuda_kernels $(BUILD)/tests/cuda/cuda_emulation_tests
 
 docs: dev-setup
 	@scripts/docs
