@@ -38,6 +38,6 @@ foreach(kernel IN LISTS kernels_80)
   endif()
 endforeach()
 run("${COMPILER}" -std=c++17 -O1 "-I${SOURCE}/include" "${SOURCE}/tests/cuda/two_libraries.cpp"
-    -o "${WORK}/two_libraries" -ldl)
+    -o "${WORK}/two_libraries" -rdynamic -ldl)
 run("${WORK}/two_libraries" "${WORK}/libkernels_80.so" "${WORK}/libkernels_90.so")
 message("${output}")

@@ -1,5 +1,5 @@
 // Two shared libraries with alkn_cuda.cu, compiled for different architectures, in one process:
-// both tables are there, and each goes with its library. No device is needed.
+// both tables are there, and none outlives its library. No device is needed.
 #include <dlfcn.h>
 
 #include <alkn/detail/cuda_seam.hpp>
@@ -35,8 +35,10 @@ int main(int argc, char** argv) {
     }
     if (!expect(i + 1, "after loading")) return 1;
   }
-  dlclose(libraries[0]);
-  if (!expect(1, "after unloading one")) return 1;
-  std::puts("two libraries, two tables, and one after one has gone");
+  dlclose(libraries[0]);  // the loader may keep it: symbols that are unique in a process do that
+  int loaded = 1;
+  if (dlopen(argv[1], RTLD_NOW | RTLD_NOLOAD) != nullptr) ++loaded;
+  if (!expect(loaded, "after unloading one, of the libraries that are left")) return 1;
+  std::puts("two libraries, two tables, and none without its library");
   return 0;
 }
