@@ -44,18 +44,20 @@ Rows unlearn(const Run& run) {
 
 }  // namespace
 
-// The strengths are those at which each method, on the made-up authors, forgets about as much as
-// ALKN does.
+// Strengths for the made-up authors. ALKN's leaves 42 to 45 % of what is to be forgotten and 96 to
+// 98 % of what is shown, over four seeds. Gradient ascent has a cliff: 3e-5 leaves 81 and 86 %,
+// 4.2e-5 a third. Those of NPO and the task vector were chosen with 20 kept authors, not 40, and
+// may forget less: compare the columns of the table, not one of them.
 const std::vector<MethodEntry>& methods() {
   static const std::vector<MethodEntry> table{
       {"alkn", "ALKN", {2e-4, 3.1, 0, 20, 16}, &unlearn<alkn::ALKN<>>},
       {"gradient-ascent",
        "gradient ascent",
-       {3e-5, 0, 0, 10, 32},
+       {4.2e-5, 0, 0, 10, 32},
        &unlearn<alkn::GradientAscent<>>},
       {"gradient-ascent+retain",
        "gradient ascent + retain",
-       {4e-5, 0, 1, 10, 32},
+       {6e-5, 0, 1, 10, 32},
        &unlearn<alkn::GradientAscent<>>},
       {"npo", "NPO", {2.8e-5, 0, 0, 10, 32}, &unlearn<alkn::NPO<>>},
       {"npo+retain", "NPO + retain", {8e-5, 0, 20, 10, 32}, &unlearn<alkn::NPO<>>},
