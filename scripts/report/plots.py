@@ -286,13 +286,8 @@ class Plots:
         return self.finish(*steps_figure(title, lines))
 
     def thresholds(self, method, lines):
-        """The threshold of each tensor after each request, on a scale that is linear around zero."""
-        tasks = [line for line in lines if line["kind"] == "task"]
-        curves = {}
-        for line in tasks:
-            for tensor in line["tensors"]:
-                if tensor["threshold"] is not None:
-                    curves.setdefault(tensor["name"], []).append((line["task"] + 1, tensor["threshold"]))
+        """The threshold of each tensor, on a scale that is linear around zero."""
+        unit, curves = threshold_curves(lines)
         sizes = sorted(abs(value) for curve in curves.values() for _, value in curve if value)
         fig, ax = figure(NARROW, 240)
         for name, curve in curves.items():
@@ -310,11 +305,11 @@ class Plots:
                                                     + [f"1e{k}".replace("e-", "e−") for k in powers]))
         ax.yaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        ax.set_xlabel("request")
+        ax.set_xlabel(unit)
         ax.set_title(wrapped(f"{method['title']}: η"))
         last = [curve[-1][1] for curve in curves.values()]
         above = sum(value > 0 for value in last)
-        return self.finish(fig, f"Thresholds of {len(curves)} tensors over the requests, {method['title']}: after the "
+        return self.finish(fig, f"Thresholds of {len(curves)} tensors, {unit} by {unit}, {method['title']}: after the "
                                 f"last, {above} are above zero and {len(last) - above} at or below it; the largest "
                                 f"size is {sizes[-1]:.1e}." if sizes else f"No thresholds, {method['title']}.")
 
@@ -497,6 +492,22 @@ def steps_figure(title, lines):
     return fig, (f"{title}: {len(steps)} steps of {len(borders) + 1} requests, {said}, share trained "
                  f"{short(steps[0]['fraction_trained'])} to {short(steps[-1]['fraction_trained'])}, "
                  f"{sum(line['skipped'] for line in steps)} steps skipped.")
+
+
+def threshold_curves(lines):
+    """("step" or "request", {tensor: [(step or request, threshold)]}): step by step where the log has it."""
+    curves = {}
+    for line in lines:
+        for name, value in line.get("thresholds", {}).items():
+            if value is not None:
+                curves.setdefault(name, []).append((line["step"] + 1, value))
+    if curves:
+        return "step", curves
+    for line in lines:
+        for tensor in line.get("tensors", []):
+            if tensor["threshold"] is not None:
+                curves.setdefault(tensor["name"], []).append((line["task"] + 1, tensor["threshold"]))
+    return "request", curves
 
 
 def requests_figure(title, lines):

@@ -103,6 +103,8 @@ def log_lines(p, masked, rng):
             line = {"kind": "step", "task": task, "step": step, "loss": 3 * math.exp(-step / 5) + rng.uniform(0, 0.1)}
             if not masked:
                 line["retain_loss"] = 0.3 + 0.01 * step
+            elif task == 0:
+                line["thresholds"] = {name: (step + 1) * 1e-9 * (i % 5 - 2) for i, (name, _) in enumerate(TENSORS)}
             yield line | {"lr": 8e-4 * (1 - step / 15), "grad_norm": 1.5, "clip_scale": 0.66,
                           "unmask_ratio": share, "fraction_trained": 0.9 * share, "skipped": False}
         yield {"kind": "task", "task": task, "steps": 15, "skipped_steps": 0, "lambda": 2.0 if masked else 0.0,

@@ -2,7 +2,7 @@
 """The report: its arithmetic, its errors, and the page in a browser.
 
 Runs in .venv-report, which scripts/setup --report makes; skips (77) where there is none. The tests of the page need
-Debian's chromium.
+Debian's chromium. ALKN_RESULTS=FOLDER checks the page of an experiment's results.json as well.
 """
 import copy
 import http.client
@@ -136,6 +136,13 @@ class Arithmetic(unittest.TestCase):
         losses = comparing.matrix_losses(matrix)
         for name, wanted in {"returned": 0.3, "early": 0.2, "decline": 0.4}.items():
             self.assertAlmostEqual(losses[name], wanted, 12)
+
+    def test_thresholds_are_step_by_step_where_the_log_has_them(self):
+        import plots
+        task = {"kind": "task", "task": 1, "tensors": [{"name": "w", "threshold": 3.0}, {"name": "b", "threshold": None}]}
+        step = {"kind": "step", "task": 0, "step": 4, "thresholds": {"w": 2.0, "b": None}}
+        self.assertEqual(plots.threshold_curves([task]), ("request", {"w": [(2, 3.0)]}))
+        self.assertEqual(plots.threshold_curves([step, task]), ("step", {"w": [(5, 2.0)]}))
 
     def test_numbers_in_words(self):
         for value, text in [(0.974, ".97"), (0.004, ".004"), (1, "1.00"), (3.2e-6, "3e−6"), (-0.12, "−.12"), (0, "0"),
@@ -324,6 +331,27 @@ class Page(Folder):
                                           "getComputedStyle(document.querySelector('svg[role=img] text')).fill"))
             self.assertNotEqual(*colours)
             self.assertEqual(page.value(CHIPS), [True, True, False])
+
+
+@unittest.skipUnless(os.environ.get("ALKN_RESULTS"), "ALKN_RESULTS names no results of an experiment")
+class RealRun(unittest.TestCase):
+    """The page of a results.json that an experiment wrote: ALKN_RESULTS=FOLDER."""
+
+    def test_in_a_browser(self):
+        if not browser.program():
+            self.skipTest("there is no chromium")
+        with tempfile.TemporaryDirectory() as folder:
+            out = pathlib.Path(folder) / "report.html"
+            done = run(pathlib.Path(os.environ["ALKN_RESULTS"]).resolve(), "--out", out)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            with browser.Browser() as page:
+                for width in (360, 1600):
+                    page.view(width)
+                    page.open(out.as_uri())
+                    page.value("document.querySelectorAll('details').forEach(d => d.open = true)")
+                    self.assertEqual(page.complaints(), [])
+                    for question, answer in QUESTIONS.items():
+                        self.assertEqual(page.value(answer), [], f"{question} at {width} px")
 
 
 class Docs(Folder):
