@@ -81,13 +81,13 @@ if(TARGET alkn_probe_torch)
   set_target_properties(alkn_probe_torch PROPERTIES CXX_STANDARD 20)
 endif()
 
-# alkn_add_compile_fail_test(<name> SOURCE <file> MESSAGE <regex> [MACRO <macro>] [TORCH])
+# alkn_add_compile_fail_test(<name> SOURCE <file> MESSAGE <regex> [MACRO <macro>] [FLAG <flag>] [TORCH])
 #
 # <file> must compile as it is (a test of its own, <file's name>_compiles), and must not with
 # <macro> defined (default: ALKN_COMPILE_FAIL): then the compiler's words have to match <regex>.
-# Several tests may share a file, each with its macro.
+# Several tests may share a file, each with its macro. FLAG: a compiler's flag beside the macro.
 function(alkn_add_compile_fail_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "TORCH" "SOURCE;MESSAGE;MACRO" "")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "TORCH" "SOURCE;MESSAGE;MACRO;FLAG" "")
   foreach(required IN ITEMS SOURCE MESSAGE)
     if("${arg_${required}}" STREQUAL "")
       message(FATAL_ERROR "alkn_add_compile_fail_test(${name}): ${required} is missing")
@@ -115,6 +115,7 @@ function(alkn_add_compile_fail_test name)
     set_tests_properties(${twin}_compiles PROPERTIES LABELS "compile;${label}" TIMEOUT 300)
   endif()
   add_test(NAME ${name} COMMAND ${compile} -D "MACRO=${arg_MACRO}" -D "MESSAGE=${arg_MESSAGE}"
+                                -D "FLAG=${arg_FLAG}"
                                 -P "${script}")
   set_tests_properties(${name} PROPERTIES LABELS "compile;${label}" TIMEOUT 300)
 endfunction()

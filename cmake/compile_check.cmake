@@ -1,8 +1,9 @@
-# cmake -D DATABASE=.. -D PROBE=.. -D SOURCE=.. [-D MACRO=.. -D MESSAGE=..] -P compile_check.cmake
+# cmake -D DATABASE=.. -D PROBE=.. -D SOURCE=.. [-D MACRO=.. -D MESSAGE=..] [-D FLAG=..] -P compile_check.cmake
 #
 # Checks SOURCE's syntax with the compiler and the flags of the file PROBE in the compilation
 # database. Without MACRO it must compile. With MACRO defined it must not, and the compiler's words
-# must match the regular expression MESSAGE (line breaks in them count as spaces).
+# must match the regular expression MESSAGE (line breaks in them count as spaces). FLAG is added to
+# the flags together with MACRO.
 cmake_minimum_required(VERSION 3.24)
 
 file(READ "${DATABASE}" database)
@@ -22,7 +23,7 @@ string(REGEX REPLACE " -o .*$" "" command "${command}")
 separate_arguments(command UNIX_COMMAND "${command}")
 list(APPEND command -fsyntax-only)
 if(MACRO)
-  list(APPEND command "-D${MACRO}")
+  list(APPEND command "-D${MACRO}" ${FLAG})
 endif()
 
 execute_process(COMMAND ${command} "${SOURCE}" RESULT_VARIABLE result ERROR_VARIABLE words)

@@ -55,8 +55,9 @@ void seed(std::uint64_t value) {
 }
 
 template <class Method>
-auto options_of(Backend backend) {
+auto options_of(Backend backend, bool compact) {
   auto options = typename Method::Options().backend(backend).lr_decay(0.5);
+  if constexpr (requires { options.compact_state(compact); }) options.compact_state(compact);
   if constexpr (!Method::kNegates) options.rollback(true);
   return options;
 }
@@ -83,9 +84,9 @@ struct Process {
   std::optional<Task> task;
   alkn::TaskReport report;
 
-  Process(at::ScalarType type, Backend backend, bool other_weights)
+  Process(at::ScalarType type, Backend backend, bool other_weights, bool compact = false)
       : model(type),
-        method(model.params, options_of<Method>(backend),
+        method(model.params, options_of<Method>(backend, compact),
                base_options<typename Method::BaseType>()) {
     const at::NoGradGuard no_grad;
     if (other_weights) {
@@ -169,12 +170,12 @@ std::vector<std::function<void(P&)>> script() {
 
 /// Stops after every line of the script, and goes on in another process.
 template <class Method>
-void check_resuming(at::ScalarType type, Backend backend) {
+void check_resuming(at::ScalarType type, Backend backend, bool compact = false) {
   const Folder folder;
   using P = Process<Method>;
   const auto lines = script<P>();
   seed(5);
-  P straight(type, backend, false);
+  P straight(type, backend, false, compact);
   for (const auto& line : lines) line(straight);
   const auto want = straight.result();
   for (std::size_t cut = 0; cut <= lines.size(); ++cut) {
@@ -183,7 +184,7 @@ void check_resuming(at::ScalarType type, Backend backend) {
     seed(5);
     alkn::TaskReport report;
     {
-      P first(type, backend, false);
+      P first(type, backend, false, compact);
       for (std::size_t i = 0; i < cut; ++i) lines[i](first);
       const auto before = everything(first.method);
       alkn::save_checkpoint(folder / "run", first.method);
@@ -191,7 +192,7 @@ void check_resuming(at::ScalarType type, Backend backend) {
       report = first.report;
     }
     seed(99);
-    P second(type, backend, true);
+    P second(type, backend, true, compact);
     second.plain(9);  // a state of its own, which goes
     auto task = alkn::load_checkpoint(folder / "run", second.method);
     if (task) second.task.emplace(std::move(*task));
@@ -218,6 +219,14 @@ TEST_CASE("resuming gives the same bits in half and double, and for the other me
   check_resuming<alkn::TaskVector<>>(at::kFloat, Backend::automatic);
   check_resuming<alkn::NPO<>>(at::kFloat, Backend::automatic);
   check_resuming<alkn::GradientAscent<torch::optim::SGD>>(at::kBFloat16, Backend::automatic);
+}
+
+TEST_CASE("resuming gives the same bits with a compact state") {
+  for (const Backend backend : tiny::kBackends) {
+    check_resuming<alkn::ALKN<>>(at::kFloat, backend, true);
+  }
+  check_resuming<alkn::ALKN<>>(at::kBFloat16, Backend::automatic, true);
+  check_resuming<alkn::ALKN<torch::optim::SGD>>(at::kFloat, Backend::automatic, true);
 }
 
 TEST_CASE("presets and a start on the host are resumed too") {

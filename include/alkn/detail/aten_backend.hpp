@@ -4,13 +4,17 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/add.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/topk.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <alkn/detail/backend.hpp>
 #include <alkn/detail/bits.hpp>
+#include <alkn/kernel/math.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -44,45 +48,94 @@ inline double aten_deviation(const Tensor& values) {
   return values.numel() > 1 ? values.to(at::kDouble).std().item<double>() : 0.0;
 }
 
+/// The random numbers that round a compact state: those of the fused kernels, see kernel/math.hpp
+/// and kernel/simd/formula.inl.
+struct AtenRounding {
+  std::uint64_t seed = 0;
+
+  /// [shape] int64: 32 bits of every element.
+  [[nodiscard]] Tensor bits(const Tensor& like) const {
+    constexpr std::int64_t kLow = 0xFFFFFFFF;
+    const std::int64_t n = like.numel();
+    std::vector<Tensor> blocks;
+    for (std::int64_t begin = 0; begin < n; begin += kernel::kRoundingBlock) {
+      const kernel::RoundingKey key = kernel::rounding_key(seed, begin);
+      const Tensor number =
+          at::arange(std::min(kernel::kRoundingBlock, n - begin), like.options().dtype(at::kLong));
+      Tensor x = number.mul(std::int64_t{kernel::kWeyl}).add_(std::int64_t{key.first});
+      x = x.bitwise_and(kLow);
+      x = x.bitwise_xor(x.bitwise_right_shift(16)).bitwise_xor(std::int64_t{key.second});
+      x = x.mul(std::int64_t{0x7FEB352D}).bitwise_and(kLow);
+      blocks.push_back(x.bitwise_xor(x.bitwise_right_shift(15)));
+    }
+    return n == 0 ? at::zeros(like.sizes(), like.options().dtype(at::kLong))
+                  : at::cat(blocks).reshape(like.sizes());
+  }
+  /// Writes fp32 values into a moment or a score; rounds them where it is bfloat16, by 16 of the
+  /// bits from `shift` on.
+  void store(const Tensor& state, const Tensor& values, int shift) const {
+    if (state.scalar_type() != at::kBFloat16) {
+      state.copy_(values);
+      return;
+    }
+    const Tensor random = bits(state).bitwise_right_shift(shift).bitwise_and(0xFFFF).to(at::kInt);
+    const Tensor up = values.contiguous().view(at::kInt).add(random).bitwise_and(-0x10000);
+    state.copy_(at::where(values.isnan(), values, up.view(at::kFloat)));
+  }
+};
+inline constexpr int kExpAvgShift = 0, kScoreShift = 8, kExpAvgSqShift = 16;
+
+/// What a moment or a score holds, in the precision of the step.
+inline Tensor widened(const Tensor& state) {
+  return state.scalar_type() == at::kBFloat16 ? state.to(at::kFloat) : state;
+}
+
 /// m += a d - mu k M, then the threshold and this step's mask (section 3). `grad` is clipped.
-inline void aten_score(StepSlot& slot, const Tensor& grad, const kernel::StepArgs& args) {
+inline void aten_score(StepSlot& slot, const Tensor& grad, const kernel::StepArgs& args,
+                       const AtenRounding& rounding) {
   const Tensor retain = slot.retain.to(grad.scalar_type());
   const bool ratio = args.score == kernel::ScoreKind::ratio;
   const Tensor product = (ratio ? grad.abs() : grad).mul(retain);
-  slot.score.add_(product, ratio ? 1.0 : static_cast<double>(args.alignment));
+  Tensor score =
+      widened(slot.score).add(product, ratio ? 1.0 : static_cast<double>(args.alignment));
   if (slot.used.defined()) {
     slot.deviation =
         aten_deviation(args.penalty_scale == kernel::PenaltyScale::product ? product : grad);
-    const Tensor used = unpack_bits(slot.used, slot.param.sizes()).to(slot.score.scalar_type());
-    slot.score.sub_(used, slot.deviation * static_cast<double>(args.penalty));
+    const Tensor used = unpack_bits(slot.used, slot.param.sizes()).to(score.scalar_type());
+    score.sub_(used, slot.deviation * static_cast<double>(args.penalty));
   }
+  rounding.store(slot.score, score, kScoreShift);
+  score = widened(slot.score);
   if (args.threshold_due && slot.learns_threshold) {
-    slot.threshold = aten_threshold(slot.score, args.unmask_ratio, args.trim_ratio);
+    slot.threshold = aten_threshold(score, args.unmask_ratio, args.trim_ratio);
   }
-  const Tensor mask = without_threshold(slot.score.numel()) ? at::ones_like(slot.score, at::kBool)
-                                                            : slot.score.gt(slot.threshold);
+  const Tensor mask =
+      without_threshold(score.numel()) ? at::ones_like(score, at::kBool) : score.gt(slot.threshold);
   slot.num_unmasked = mask.sum().item<std::int64_t>();
   slot.mask.copy_(pack_bits(mask));
 }
 
 /// AdamW with decoupled weight decay (section 6), fed with g'. `keep`: undefined, or the entries
 /// that are trained.
-inline void aten_adamw(StepSlot& slot, const Tensor& grad, const Tensor& keep, bool freeze) {
+inline void aten_adamw(StepSlot& slot, const Tensor& grad, const Tensor& keep, bool freeze,
+                       const AtenRounding& rounding) {
   const AdamWScalars& s = slot.adamw;
   const Tensor& live = slot.stepped();
-  Tensor rate = at::full_like(slot.exp_avg, s.lr);
+  const Tensor old_avg = widened(slot.exp_avg), old_avg_sq = widened(slot.exp_avg_sq);
+  Tensor rate = at::full_like(old_avg, s.lr);
   if (s.lr_used != s.lr && slot.used.defined()) {
     rate.masked_fill_(unpack_bits(slot.used, slot.param.sizes()), s.lr_used);
   }
-  const Tensor avg = slot.exp_avg.mul(s.beta1).add_(grad, 1 - s.beta1);
-  const Tensor avg_sq = slot.exp_avg_sq.mul(s.beta2).addcmul_(grad, grad, 1 - s.beta2);
+  const Tensor avg = old_avg.mul(s.beta1).add_(grad, 1 - s.beta1);
+  const Tensor avg_sq = old_avg_sq.mul(s.beta2).addcmul_(grad, grad, 1 - s.beta2);
   const Tensor denominator = avg_sq.sqrt().div_(s.bias2_sqrt()).add_(s.eps);
   const Tensor moved = live.mul(rate.mul(-s.weight_decay).add_(1))
                            .sub_(rate.div(s.bias1()).mul_(avg).div_(denominator));
   const bool all = !freeze || !keep.defined();
   live.copy_(all ? moved : at::where(keep, moved, live));
-  slot.exp_avg.copy_(all ? avg : at::where(keep, avg, slot.exp_avg));
-  slot.exp_avg_sq.copy_(all ? avg_sq : at::where(keep, avg_sq, slot.exp_avg_sq));
+  rounding.store(slot.exp_avg, all ? avg : at::where(keep, avg, old_avg), kExpAvgShift);
+  rounding.store(slot.exp_avg_sq, all ? avg_sq : at::where(keep, avg_sq, old_avg_sq),
+                 kExpAvgSqShift);
   if (slot.master.defined()) slot.param.copy_(slot.master);
 }
 
@@ -102,18 +155,21 @@ inline kernel::StepResult aten_step(std::vector<StepSlot>& slots, const kernel::
   if (args.max_norm > 0) {
     result.clip_scale = std::min(1.0, args.max_norm / (result.grad_norm + 1e-6));
   }
-  for (StepSlot& slot : slots) {
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    StepSlot& slot = slots[i];
     if (!slot.grad.defined()) continue;
+    const AtenRounding rounding{
+        kernel::rounding_seed(static_cast<std::int64_t>(i), slot.adamw.step)};
     Tensor grad = slot.grad.to(state_dtype(slot.param));
     if (result.clip_scale < 1) grad = grad.mul(result.clip_scale);
     Tensor keep;
-    if (args.mask == kernel::MaskKind::localized) aten_score(slot, grad, args);
+    if (args.mask == kernel::MaskKind::localized) aten_score(slot, grad, args, rounding);
     if (args.mask != kernel::MaskKind::none) {
       keep = unpack_bits(slot.mask, slot.param.sizes());
       grad = at::where(keep, grad, at::zeros_like(grad));
     }
     if (args.update == kernel::Update::adamw) {
-      aten_adamw(slot, grad, keep, args.masked == kernel::Masked::freeze);
+      aten_adamw(slot, grad, keep, args.masked == kernel::Masked::freeze, rounding);
     } else {
       slot.grad_out.copy_(grad);
     }

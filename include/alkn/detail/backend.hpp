@@ -47,11 +47,12 @@ struct StepSlot {
   Tensor master;    ///< fp32; undefined: the parameter itself is stepped
   Tensor grad;      ///< of the parameter's dtype; undefined: the tensor is left alone in this step
   Tensor grad_out;  ///< fp32 (double for double); Update::gradient: receives g'
-  Tensor exp_avg, exp_avg_sq;  ///< fp32 (double for double); Update::adamw
-  Tensor retain;               ///< fp32, bfloat16 or double; MaskKind::localized
-  Tensor score;                ///< fp32 (double for double); MaskKind::localized
-  Tensor used;                 ///< words of M; undefined: empty
-  Tensor mask;                 ///< words of this step's mask
+  /// Update::adamw; fp32 (double for double), or bfloat16: the compact state, as is then `score`
+  Tensor exp_avg, exp_avg_sq;
+  Tensor retain;  ///< fp32, bfloat16 or double; MaskKind::localized
+  Tensor score;   ///< fp32 (double for double) or bfloat16; MaskKind::localized
+  Tensor used;    ///< words of M; undefined: empty
+  Tensor mask;    ///< words of this step's mask
   AdamWScalars adamw;
   bool learns_threshold = false;
   double threshold = 0;
@@ -91,6 +92,12 @@ inline bool is_low_precision(const Tensor& param) {
 /// The dtype of the state of a parameter: float, or double for double.
 inline at::ScalarType state_dtype(const Tensor& param) {
   return param.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+/// The dtype of the moments and the score of a parameter.
+inline at::ScalarType moment_dtype(const Tensor& param, bool compact) {
+  const at::ScalarType type = state_dtype(param);
+  return compact && type == at::kFloat ? at::kBFloat16 : type;
 }
 
 }  // namespace detail

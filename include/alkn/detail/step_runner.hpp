@@ -9,6 +9,7 @@
 #include <alkn/detail/backend.hpp>
 #include <alkn/detail/cuda_seam.hpp>
 #include <alkn/kernel/cpu.hpp>
+#include <alkn/kernel/math.hpp>
 #include <alkn/kernel/step.hpp>
 
 #include <string_view>
@@ -115,6 +116,13 @@ inline kernel::DType kernel_dtype(at::ScalarType type) {
 inline std::uint64_t* mask_words(const Tensor& words) {
   return words.defined() ? reinterpret_cast<std::uint64_t*>(words.data_ptr<std::int64_t>())
                          : nullptr;
+}
+
+/// A moment or a score, fp32 or bfloat16.
+inline void* state_data(const Tensor& t) {
+  if (!t.defined()) return nullptr;
+  if (t.scalar_type() == at::kBFloat16) return t.data_ptr<at::BFloat16>();
+  return t.data_ptr<float>();
 }
 
 inline float* float_data(const Tensor& t) { return t.defined() ? t.data_ptr<float>() : nullptr; }
@@ -245,7 +253,8 @@ class StepRunner {
                                Backend backend) {
     tensors_.resize(slots.size());
     held_.clear();  // an exception may have left some
-    for (std::size_t i = 0; i < slots.size(); ++i) bind(slots[i], tensors_[i], args);
+    for (std::size_t i = 0; i < slots.size(); ++i)
+      bind(slots[i], tensors_[i], args, static_cast<std::int64_t>(i));
     const auto count = static_cast<std::int64_t>(tensors_.size());
     kernel::StepResult result;
     if (backend == Backend::cpu) {
@@ -273,7 +282,8 @@ class StepRunner {
     return held_.back();
   }
 
-  void bind(const StepSlot& slot, kernel::StepTensor& tensor, const kernel::StepArgs& args) {
+  void bind(const StepSlot& slot, kernel::StepTensor& tensor, const kernel::StepArgs& args,
+            std::int64_t index) {
     tensor = kernel::StepTensor{};
     if (!slot.grad.defined()) return;  // size 0: keeps its place in the list, and its warm start
     tensor.size = slot.param.numel();
@@ -282,18 +292,23 @@ class StepRunner {
     tensor.param = contiguous(slot.param).data_ptr();
     tensor.master = float_data(slot.master);
     if (args.update == kernel::Update::adamw) {
-      tensor.exp_avg = float_data(slot.exp_avg);
-      tensor.exp_avg_sq = float_data(slot.exp_avg_sq);
+      tensor.exp_avg = state_data(slot.exp_avg);
+      tensor.exp_avg_sq = state_data(slot.exp_avg_sq);
       tensor.adamw = slot.adamw.rounded();
     } else {
       tensor.grad_out = contiguous(slot.grad_out).data_ptr<float>();
+    }
+    const Tensor& state = slot.exp_avg.defined() ? slot.exp_avg : slot.score;
+    if (state.defined() && state.scalar_type() == at::kBFloat16) {
+      tensor.state_type = kernel::DType::bfloat16;
+      tensor.rounding_seed = kernel::rounding_seed(index, slot.adamw.step);
     }
     tensor.mask = mask_words(slot.mask);
     tensor.used = mask_words(slot.used);
     if (args.mask == kernel::MaskKind::localized) {
       tensor.retain = slot.retain.data_ptr();
       tensor.retain_type = kernel_dtype(slot.retain.scalar_type());
-      tensor.score = float_data(slot.score);
+      tensor.score = state_data(slot.score);
       tensor.learns_threshold = slot.learns_threshold;
       tensor.threshold = static_cast<float>(slot.threshold);
     }

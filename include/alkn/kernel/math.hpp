@@ -119,6 +119,9 @@ ALKN_HOST_DEVICE inline std::uint64_t mixed(std::uint64_t x) noexcept {
 /// key of block i / kRoundingBlock.
 inline constexpr std::int64_t kRoundingBlock = 65536;
 
+/// The step of the Weyl sequence of a rounding block: 2^32 over the golden ratio.
+inline constexpr std::uint32_t kWeyl = 0x9E3779B9U;
+
 struct RoundingKey {
   std::uint32_t first = 0, second = 0;
 };

@@ -31,6 +31,7 @@ struct AdamWArchive {
       group.write("eps", c10::IValue(o.eps()));
       group.write("weight_decay", c10::IValue(o.weight_decay()));
       group.write("decay_vectors", c10::IValue(o.decay_vectors()));
+      group.write("compact_state", c10::IValue(o.compact_state()));
       archive.write("groups/" + std::to_string(g), group);
       for (const Tensor& param : groups[g].params()) {
         torch::serialize::OutputArchive entry(archive.compilation_unit());
@@ -99,28 +100,31 @@ struct AdamWArchive {
         .betas({value(group, "beta1").toDouble(), value(group, "beta2").toDouble()})
         .eps(value(group, "eps").toDouble())
         .weight_decay(value(group, "weight_decay").toDouble())
-        .decay_vectors(value(group, "decay_vectors").toBool());
+        .decay_vectors(value(group, "decay_vectors").toBool())
+        .compact_state(value(group, "compact_state").toBool());
   }
 
   static Loaded load_parameter(torch::serialize::InputArchive& entry, const Tensor& param,
                                std::int64_t index) {
-    const auto options = param.options().dtype(state_dtype(param)).requires_grad(false);
-    const auto take = [&](const char* key) {
+    const auto take = [&](const char* key, bool may_be_compact) {
       Tensor t;
       entry.read(key, t);
       TORCH_CHECK_VALUE(t.sizes() == param.sizes(), "alkn::AdamW: expected ", key, " of ",
                         param.sizes(), ", got ", t.sizes(), " (load, parameter ", index, ")");
-      return t.to(options).contiguous();
+      const bool compact = may_be_compact && t.scalar_type() == at::kBFloat16;
+      return t.to(param.options().dtype(moment_dtype(param, compact)).requires_grad(false))
+          .contiguous();
     };
     Loaded loaded;
     if (value(entry, "stepped").toBool()) {
       loaded.state = std::make_unique<AdamWParamState>();
       loaded.state->step(value(entry, "step").toInt())
-          .exp_avg(take("exp_avg"))
-          .exp_avg_sq(take("exp_avg_sq"));
+          .exp_avg(take("exp_avg", true))
+          .exp_avg_sq(take("exp_avg_sq", true));
     }
     c10::IValue master;
-    if (is_low_precision(param) && entry.try_read("master", master)) loaded.master = take("master");
+    if (is_low_precision(param) && entry.try_read("master", master))
+      loaded.master = take("master", false);
     return loaded;
   }
 

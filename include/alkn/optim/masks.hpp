@@ -48,6 +48,7 @@ struct LocalizedSettings {
   Modulation modulation = Modulation::tensor;
   double low_lr_ratio = 0.1;
   RetainPrecision retain_precision = RetainPrecision::automatic;
+  bool compact_state = false;
 };
 
 }  // namespace detail
@@ -116,6 +117,9 @@ struct LocalizedMask {
     ALKN_OPTION(Self, double, low_lr_ratio, 0.1);
     /// The precision in which the retain gradient is kept during a task.
     ALKN_OPTION(Self, RetainPrecision, retain_precision, RetainPrecision::automatic);
+    /// Whether the score, and over alkn::AdamW the moments of a task, are kept as bfloat16, rounded
+    /// stochastically: see AdamWOptions::compact_state, which has the same effect.
+    ALKN_OPTION(Self, bool, compact_state, false);
 
    public:
     template <class Visitor>
@@ -132,6 +136,7 @@ struct LocalizedMask {
       v("modulation", modulation_);
       v("low_lr_ratio", low_lr_ratio_, Range::closed(0, 1));
       v("retain_precision", retain_precision_);
+      v("compact_state", compact_state_);
     }
 
     [[nodiscard]] detail::LocalizedSettings localized() const {
@@ -145,7 +150,8 @@ struct LocalizedMask {
               .masked = masked_,
               .modulation = modulation_,
               .low_lr_ratio = low_lr_ratio_,
-              .retain_precision = retain_precision_};
+              .retain_precision = retain_precision_,
+              .compact_state = compact_state_};
     }
   };
 };

@@ -353,11 +353,18 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
       return foreign_.runner;
   }
   detail::StepSlot plain_slot([[maybe_unused]] const Tensor& param,
-                              [[maybe_unused]] std::size_t group) override {
+                              [[maybe_unused]] std::size_t group,
+                              [[maybe_unused]] bool compact) override {
     if constexpr (kFused)
-      return Base::plain_slot(param, Base::group_options(this->param_groups_[group]));
+      return Base::plain_slot(param, Base::group_options(this->param_groups_[group]), compact);
     else
       return {};
+  }
+  bool compact([[maybe_unused]] std::size_t group) const override {
+    if constexpr (kFused)
+      return Base::group_options(this->param_groups_[group]).compact_state();
+    else
+      return false;
   }
   kernel::StepResult fused_step([[maybe_unused]] std::vector<detail::StepSlot>& slots,
                                 [[maybe_unused]] const kernel::StepArgs& args,

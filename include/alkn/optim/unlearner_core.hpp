@@ -50,8 +50,11 @@ class BaseAdapter {
   virtual bool fused() const = 0;
   virtual Masters& masters() = 0;
   virtual StepRunner& runner() = 0;
-  /// fused: a slot with gradient, moments and hyperparameters
-  virtual StepSlot plain_slot(const Tensor& param, std::size_t group) = 0;
+  /// fused: a slot with gradient, moments and hyperparameters; @param compact whatever the options
+  /// of the base say
+  virtual StepSlot plain_slot(const Tensor& param, std::size_t group, bool compact) = 0;
+  /// Whether the options of the base ask for a compact state of a group's parameters.
+  virtual bool compact(std::size_t group) const = 0;
   /// fused: runs the kernels and counts the step
   virtual kernel::StepResult fused_step(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
                                         Backend backend) = 0;
@@ -163,6 +166,9 @@ class UnlearnerCore {
   void rank_by_use();
   [[nodiscard]] Tensor finished_retain_gradient(const ParameterState& p);
   [[nodiscard]] at::ScalarType retain_dtype(const ParameterState& p) const;
+  [[nodiscard]] at::ScalarType score_dtype(const ParameterState& p) const {
+    return moment_dtype(p.param, settings_.localized.compact_state || base_.compact(p.group));
+  }
   [[nodiscard]] std::size_t task_bytes() const;
   void fill_slot(ParameterState& p, StepSlot& slot);
   kernel::StepArgs step_args();

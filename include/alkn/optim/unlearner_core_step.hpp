@@ -228,7 +228,7 @@ inline void UnlearnerCore::start_training() {
     for (ParameterState& p : parameters_) {
       const auto options = p.param.options().requires_grad(false);
       retain.push_back(finished_retain_gradient(p));
-      p.score = arrays_.zeros(p.shape, options.dtype(state_dtype(p.param)));
+      p.score = arrays_.zeros(p.shape, options.dtype(score_dtype(p)));
       p.mask = arrays_.zeros({num_mask_words(p.param.numel())}, options.dtype(at::kLong));
       p.eta = p.threshold;
     }
@@ -278,7 +278,7 @@ inline void UnlearnerCore::fill_slot(ParameterState& p, StepSlot& slot) {
   const auto& localized = settings_.localized;
   const bool is_localized = settings_.mask == kernel::MaskKind::localized;
   if (base_.fused()) {
-    slot = base_.plain_slot(p.param, p.group);
+    slot = base_.plain_slot(p.param, p.group, is_localized && localized.compact_state);
     const double low = slot.adamw.lr * localized.low_lr_ratio;
     if (is_localized && p.slow) slot.adamw.lr = slot.adamw.lr_used = low;
     if (is_localized && localized.modulation == Modulation::parameter) slot.adamw.lr_used = low;
@@ -290,11 +290,14 @@ inline void UnlearnerCore::fill_slot(ParameterState& p, StepSlot& slot) {
       p.masked_grad = at::zeros(p.shape, slot.grad.options().dtype(at::kFloat));
     }
     slot.grad_out = is_low_precision(p.param) ? p.masked_grad : slot.grad;
+    slot.adamw.step = task_->done + 1;  // for the random numbers of a compact score
   }
   slot.mask = settings_.mask == kernel::MaskKind::given ? p.given : p.mask;
   if (!is_localized) return;
   slot.used = p.used;
   slot.retain = p.retain;
+  const auto type = slot.exp_avg.defined() ? slot.exp_avg.scalar_type() : score_dtype(p);
+  if (slot.grad.defined() && p.score.scalar_type() != type) p.score = p.score.to(type);
   slot.score = p.score;
   slot.learns_threshold = !p.threshold.has_value();
   slot.threshold = p.eta.value_or(0.0);

@@ -54,7 +54,8 @@ inline std::size_t UnlearnerCore::task_bytes() const {
     if (holds_start() && !p.param.is_cuda() && (p.param.is_cpu() || settings_.start_on_host))
       bytes += size * state;
     if (settings_.mask == kernel::MaskKind::localized && p.param.is_cpu()) {
-      bytes += size * (state + c10::elementSize(retain_dtype(p))) + (size + 63) / 64 * 8;
+      bytes += size * (c10::elementSize(score_dtype(p)) + c10::elementSize(retain_dtype(p))) +
+               (size + 63) / 64 * 8;
     }
   }
   return bytes;

@@ -52,6 +52,7 @@ ALKN_HOST_DEVICE inline U add(U a, U b) { return a + b; }
 ALKN_HOST_DEVICE inline U mul(U a, U b) { return a * b; }
 ALKN_HOST_DEVICE inline U bit_and(U a, U b) { return a & b; }
 ALKN_HOST_DEVICE inline U bit_xor(U a, U b) { return a ^ b; }
+ALKN_HOST_DEVICE inline U ones_where(M m, U a) { return m ? 0xFFFFFFFFU : a; }
 template <int kBits>
 ALKN_HOST_DEVICE inline U shift_right(U a) {
   return a >> kBits;

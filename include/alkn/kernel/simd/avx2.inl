@@ -71,6 +71,7 @@ ALKN_INLINE U add(U a, U b) { return {_mm256_add_epi32(a.v, b.v)}; }
 ALKN_INLINE U mul(U a, U b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
 ALKN_INLINE U bit_and(U a, U b) { return {_mm256_and_si256(a.v, b.v)}; }
 ALKN_INLINE U bit_xor(U a, U b) { return {_mm256_xor_si256(a.v, b.v)}; }
+ALKN_INLINE U ones_where(M m, U a) { return {_mm256_or_si256(_mm256_castps_si256(m.v), a.v)}; }
 template <int kBits>
 ALKN_INLINE U shift_right(U a) {
   return {_mm256_srli_epi32(a.v, kBits)};
@@ -79,9 +80,8 @@ ALKN_INLINE U numbers_from(std::uint32_t first) {
   return {_mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first)),
                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))};
 }
-/// The upper half of every lane; what lies below is zero.
-ALKN_INLINE void store_bfloat16(std::uint16_t* p, F x) {
-  const __m256i halves = _mm256_srli_epi32(_mm256_castps_si256(x.v), 16);
+ALKN_INLINE void store_upper(std::uint16_t* p, U x) {
+  const __m256i halves = _mm256_srli_epi32(x.v, 16);
   _mm_storeu_si128(
       reinterpret_cast<__m128i*>(p),
       _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));

@@ -74,6 +74,9 @@ ALKN_INLINE U add(U a, U b) { return {_mm512_add_epi32(a.v, b.v)}; }
 ALKN_INLINE U mul(U a, U b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 ALKN_INLINE U bit_and(U a, U b) { return {_mm512_and_si512(a.v, b.v)}; }
 ALKN_INLINE U bit_xor(U a, U b) { return {_mm512_xor_si512(a.v, b.v)}; }
+ALKN_INLINE U ones_where(M m, U a) {
+  return {_mm512_mask_mov_epi32(a.v, m.v, _mm512_set1_epi32(-1))};
+}
 template <int kBits>
 ALKN_INLINE U shift_right(U a) {
   return {_mm512_maskz_srli_epi32(kAll16, a.v, kBits)};
@@ -83,9 +86,8 @@ ALKN_INLINE U numbers_from(std::uint32_t first) {
       _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(first)),
                        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15))};
 }
-/// The upper half of every lane; what lies below is zero.
-ALKN_INLINE void store_bfloat16(std::uint16_t* p, F x) {
-  const __m512i halves = _mm512_maskz_srli_epi32(kAll16, _mm512_castps_si512(x.v), 16);
+ALKN_INLINE void store_upper(std::uint16_t* p, U x) {
+  const __m512i halves = _mm512_maskz_srli_epi32(kAll16, x.v, 16);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(kAll16, halves));
 }
 

@@ -53,41 +53,33 @@ ALKN_INLINE F negated(F minus_lambda, F param, F start) {
 
 // --- stochastic rounding of the compact state; see kernel/math.hpp -----------------------------
 
-/// A RoundingKey, one in every lane.
+/// What the random numbers of some elements are made of.
 struct RoundingLanes {
-  U first, second;
+  U weyl, second;
 };
-ALKN_INLINE RoundingLanes rounding_lanes(const RoundingKey& key) {
-  return {set_bits(key.first), set_bits(key.second)};
+/// Of the elements with these numbers in their rounding block.
+ALKN_INLINE RoundingLanes rounding_lanes(const RoundingKey& key, U numbers) {
+  return {add(mul(numbers, set_bits(kWeyl)), set_bits(key.first)), set_bits(key.second)};
+}
+/// 32 random bits of an element: a Weyl sequence, mixed once. The low 16 round exp_avg, the high 16
+/// exp_avg_sq, those in the middle the score: no sum ever meets a moment's and a score's rounding.
+ALKN_INLINE U random_bits(const RoundingLanes& lanes) {
+  U x = bit_xor(bit_xor(lanes.weyl, shift_right<16>(lanes.weyl)), lanes.second);
+  x = mul(x, set_bits(0x7FEB352DU));
+  return bit_xor(x, shift_right<15>(x));
 }
 
-/// 32 random bits of the element with this number in its rounding block: two rounds of a 32-bit
-/// mixer, with half of the key before each. The low 16 round exp_avg, the high 16 exp_avg_sq.
-ALKN_INLINE U random_bits(const RoundingLanes& key, U number) {
-  U x = add(number, key.first);
-  x = mul(bit_xor(x, shift_right<16>(x)), set_bits(0x7FEB352DU));
-  x = mul(bit_xor(bit_xor(x, shift_right<15>(x)), key.second), set_bits(0x846CA68BU));
-  return bit_xor(x, shift_right<16>(x));
+/// The bits of x, to which a random number below 2^16 has been added: their upper half is x rounded
+/// up in magnitude with the probability of what it cuts off. Infinity stays; NaN becomes 0xFFFF.
+ALKN_INLINE U rounded_by(F x, U random) {
+  return ones_where(not_greater_equal(x, x), add(bits_in(x), random));
 }
-/// The 16 that round the score, in the low half.
-ALKN_INLINE U random_bits_of_score(U random) {
-  return shift_right<16>(mul(random, set_bits(0x9E3779B1U)));
+ALKN_INLINE U rounded_exp_avg(F x, U random) {
+  return rounded_by(x, bit_and(random, set_bits(0xFFFFU)));
 }
-
-/// x rounded up in magnitude with the probability of what lies below its upper 16 bits: those are
-/// the result, the others zero. Infinity stays; NaN becomes 0x7FC0. @param random below 2^16
-ALKN_INLINE F rounded_by(F x, U random) {
-  const U up = bit_and(add(bits_in(x), random), set_bits(0xFFFF0000U));
-  return blend(not_greater_equal(x, x), value_of(set_bits(0x7FC00000U)), value_of(up));
-}
-
-struct Moments {
-  F exp_avg, exp_avg_sq;
-};
-ALKN_INLINE Moments rounded_moments(F exp_avg, F exp_avg_sq, U random) {
-  return {rounded_by(exp_avg, bit_and(random, set_bits(0xFFFFU))),
-          rounded_by(exp_avg_sq, shift_right<16>(random))};
-}
-ALKN_INLINE F rounded_score(F score, U random) {
-  return rounded_by(score, random_bits_of_score(random));
+ALKN_INLINE U rounded_exp_avg_sq(F x, U random) { return rounded_by(x, shift_right<16>(random)); }
+/// As the fp32 value that the bfloat16 has.
+ALKN_INLINE F rounded_score(F x, U random) {
+  const U middle = bit_and(shift_right<8>(random), set_bits(0xFFFFU));
+  return value_of(bit_and(rounded_by(x, middle), set_bits(0xFFFF0000U)));
 }

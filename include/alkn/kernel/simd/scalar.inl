@@ -61,15 +61,13 @@ ALKN_INLINE U add(U a, U b) { return a + b; }
 ALKN_INLINE U mul(U a, U b) { return a * b; }
 ALKN_INLINE U bit_and(U a, U b) { return a & b; }
 ALKN_INLINE U bit_xor(U a, U b) { return a ^ b; }
+ALKN_INLINE U ones_where(M m, U a) { return m ? 0xFFFFFFFFU : a; }
 template <int kBits>
 ALKN_INLINE U shift_right(U a) {
   return a >> kBits;
 }
 ALKN_INLINE U numbers_from(std::uint32_t first) { return first; }
-/// The upper half of every lane; what lies below is zero.
-ALKN_INLINE void store_bfloat16(std::uint16_t* p, F x) {
-  *p = static_cast<std::uint16_t>(bit_copy<std::uint32_t>(x) >> 16U);
-}
+ALKN_INLINE void store_upper(std::uint16_t* p, U x) { *p = static_cast<std::uint16_t>(x >> 16U); }
 
 ALKN_INLINE D set_double(double x) { return x; }
 ALKN_INLINE D load_double(const double* p) { return *p; }

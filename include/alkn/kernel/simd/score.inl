@@ -68,13 +68,16 @@ ALKN_INLINE F load_state(const void* state, std::int64_t i) {
     return load(static_cast<const float*>(state) + i);
   }
 }
-/// kCompact: x is rounded already.
+/// Rounds a score where the state is compact, and stores it; returns what it has become.
 template <bool kCompact>
-ALKN_INLINE void store_state(void* state, std::int64_t i, F x) {
+ALKN_INLINE F store_score(void* state, std::int64_t i, F score, U random) {
   if constexpr (kCompact) {
-    store_bfloat16(static_cast<std::uint16_t*>(state) + i, x);
+    const F rounded = rounded_score(score, random);
+    store_upper(static_cast<std::uint16_t*>(state) + i, bits_in(rounded));
+    return rounded;
   } else {
-    store(static_cast<float*>(state) + i, x);
+    store(static_cast<float*>(state) + i, score);
+    return score;
   }
 }
 template <bool kCompact>
@@ -91,9 +94,24 @@ inline void advance_state(Void*& state, std::int64_t i) {
   using Bytes = std::conditional_t<std::is_const_v<Void>, const char, char>;
   if (state != nullptr) state = static_cast<Bytes*>(state) + i * (kCompact ? 2 : 4);
 }
-ALKN_INLINE U random_bits_at(const RoundingLanes& key, const Rounding& rounding, std::int64_t i) {
-  return random_bits(key, numbers_from(rounding.first + static_cast<std::uint32_t>(i)));
-}
+/// The random numbers of a pass, vector by vector; none where the state is not compact.
+template <bool kCompact>
+class RandomBits {
+ public:
+  ALKN_INLINE explicit RandomBits(const Rounding& rounding)
+      : lanes_(rounding_lanes(rounding.key, numbers_from(rounding.first))),
+        step_(set_bits(kWeyl * static_cast<std::uint32_t>(kWidth))) {}
+  ALKN_INLINE U next() {
+    if constexpr (!kCompact) return lanes_.weyl;
+    const U random = random_bits(lanes_);
+    lanes_.weyl = add(lanes_.weyl, step_);
+    return random;
+  }
+
+ private:
+  RoundingLanes lanes_;
+  U step_;
+};
 
 /// What is left of `pass` from element i on; the last, partial vector of a word, whose bits are
 /// `used` and `mask`.
@@ -128,7 +146,7 @@ inline void score_words(const ScorePass& given) {
   constexpr bool kSelect = kSelected != Select::none;
   const ScorePass pass = given;  // ours: no store below can change it
   const ScoreLanes c = score_lanes(pass.numbers);
-  const RoundingLanes rounding = rounding_lanes(pass.rounding.key);
+  RandomBits<kCompact> random(pass.rounding);
   SelectLanes select = select_lanes(pass.pivots);
   Candidates none;
   Candidates& found = kSelect ? *pass.candidates : none;
@@ -146,10 +164,7 @@ inline void score_words(const ScorePass& given) {
       if constexpr (kGrow) {
         const F grad = mul(load(pass.grad + i + lane), c.scale);
         score = grown_score(c, grad, load(pass.retain + i + lane), score, mask_at(used, lane));
-        if constexpr (kCompact) {
-          score = rounded_score(score, random_bits_at(rounding, pass.rounding, i + lane));
-        }
-        store_state<kCompact>(pass.score_out, i + lane, score);
+        score = store_score<kCompact>(pass.score_out, i + lane, score, random.next());
       }
       if constexpr (kSelect) {
         M on;

@@ -35,8 +35,7 @@ ALKN_INLINE M entries_on(const UpdatePass& pass, std::int64_t i, int lane, std::
     F score = load_state<kCompact>(pass.score, i + lane);
     if constexpr (kSource == Source::fused) {
       score = grown_score(c, grad, load(pass.retain + i + lane), score, in_union);
-      if constexpr (kCompact) score = rounded_score(score, random);
-      store_state<kCompact>(pass.score, i + lane, score);
+      score = store_score<kCompact>(pass.score, i + lane, score, random);
     }
     return either(greater(score, threshold), all);
   }
@@ -50,10 +49,16 @@ ALKN_INLINE void move_entries(const UpdatePass& pass, std::int64_t i, const Adam
                          load_state<kCompact>(pass.exp_avg_sq, i)};
     const AdamWState now = adamw_step(adamw, grad, in_union, old);
     store(pass.param + i, blend(moves, now.param, old.param));
-    Moments moments{now.exp_avg, now.exp_avg_sq};  // the parameter moves by the exact ones
-    if constexpr (kCompact) moments = rounded_moments(now.exp_avg, now.exp_avg_sq, random);
-    store_state<kCompact>(pass.exp_avg, i, blend(moves, moments.exp_avg, old.exp_avg));
-    store_state<kCompact>(pass.exp_avg_sq, i, blend(moves, moments.exp_avg_sq, old.exp_avg_sq));
+    const F exp_avg = blend(moves, now.exp_avg, old.exp_avg);
+    const F exp_avg_sq = blend(moves, now.exp_avg_sq, old.exp_avg_sq);
+    if constexpr (kCompact) {  // what is not moved has nothing to cut off
+      store_upper(static_cast<std::uint16_t*>(pass.exp_avg) + i, rounded_exp_avg(exp_avg, random));
+      store_upper(static_cast<std::uint16_t*>(pass.exp_avg_sq) + i,
+                  rounded_exp_avg_sq(exp_avg_sq, random));
+    } else {
+      store(static_cast<float*>(pass.exp_avg) + i, exp_avg);
+      store(static_cast<float*>(pass.exp_avg_sq) + i, exp_avg_sq);
+    }
   } else {
     store(pass.grad_out + i, grad);
   }
@@ -66,7 +71,7 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
   constexpr bool kWrites = kSource == Source::scored || kSource == Source::fused;
   const ScoreLanes c = score_lanes(pass.numbers);
   const AdamWLanes adamw = adamw_lanes(pass.adamw);
-  const RoundingLanes rounding = rounding_lanes(pass.rounding.key);
+  RandomBits<kCompact> random(pass.rounding);
   const F threshold = set(pass.threshold);
   const M all = all_if(kSource == Source::all || pass.all_on);
   const M thawed = all_if(!pass.freeze);
@@ -80,14 +85,13 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
     for (int lane = 0; lane < lanes; lane += kWidth) {
       const F grad = mul(load(pass.grad + i + lane), c.scale);
       const M in_union = mask_at(used, lane);
-      U random = set_bits(0);
-      if constexpr (kCompact) random = random_bits_at(rounding, pass.rounding, i + lane);
+      const U bits = random.next();
       const M on = entries_on<kSource, kCompact>(pass, i, lane, given, grad, c, threshold, in_union,
-                                                 all, random);
+                                                 all, bits);
       if constexpr (kWrites) word |= bits_of(on) << lane;
       const F masked = kSource == Source::all ? grad : keep_if(on, grad);
       move_entries<kAdamW, kCompact>(pass, i + lane, adamw, masked, in_union, either(on, thawed),
-                                     random);
+                                     bits);
     }
     if constexpr (kWidth > 1) {
       if (lanes < 64 && lanes < left) {
