@@ -3,7 +3,7 @@
 #
 #   make demo              train a small model, then make it forget, method by method
 #   make test              build and run all tests
-#   make bench             build and run the benchmarks
+#   make bench             build and run the benchmarks; QUICK=1: the main table, in a minute
 #   make golden FILES=...  check golden vectors that the oracle wrote
 #   make tofu_metrics      build the metrics of TOFU's evaluation logs
 #   make report            draw the report of an experiment, RESULTS=FOLDER
@@ -44,7 +44,10 @@ test: configure
 
 bench: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target benchmarks
-	@for program in $(BUILD)/bin/bench_*; do $$program $(ARGS) || exit 1; done
+	@$(BUILD)/bin/bench_step_cost $(ARGS)
+	@if [ "$(QUICK)" != 1 ]; then \
+	  $(BUILD)/bin/bench_kernels && $(BUILD)/bin/bench_token_log_probability && $(BUILD)/bin/bench_passes; \
+	fi
 
 golden: configure
 	@if [ -z "$(FILES)" ]; then echo 'golden: expected FILES="a.json b.json", got none' >&2; exit 1; fi

@@ -1,253 +1,265 @@
-// A harness that compares the cost of optimizer steps: arms take turns, so that what disturbs the
-// machine disturbs all.
-//
-// An optimizer of your own beside these, in ten lines:
-//
-//     alkn_bench::Model model(alkn_bench::shapes("one"));              // parameters, and fresh
-//     gradients every round MyOptimizer mine(model.parameters(), MyOptions()); torch::optim::SGD
-//     sgd(model.parameters(), torch::optim::SGDOptions(1e-3)); alkn_bench::Comparison
-//     comparison(model); comparison.add({"ceiling", [&] { model.sweep(); }, 28, 28, 8});  // the
-//     first arm is what the others' share is of comparison.add({"torch SGD", [&] { sgd.step(); },
-//     12, 12, 0}); comparison.add({"mine", [&] { mine.step(); }, 28, 28, 8});       // name, step,
-//     bytes moved, least bytes, state comparison.run(25); comparison.print();
+// A harness that compares what a step costs: its arms take turns in every round, in another order
+// each time, so that whatever disturbs the machine disturbs all of them alike. No LibTorch in here;
+// model.hpp brings parameters and gradients. An optimizer of your own beside others:
+// own_optimizer.cpp.
 #pragma once
 
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/randn.h>
-#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <alkn/kernel/arena.hpp>
-#include <alkn/kernel/cpu_threshold.hpp>
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <stdexcept>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 namespace alkn_bench {
 
-/// Named lists of parameter shapes: one (16 Mi elements), gpt2 (124 M), llama (a block of
-/// Llama-2-7B), small (2000 of 2048), or a number of elements.
-/// @throws std::invalid_argument for another name
-inline std::vector<std::vector<std::int64_t>> shapes(const std::string& name) {
-  std::vector<std::vector<std::int64_t>> list;
-  if (name == "one") return {{4096, 4096}};
-  if (name == "small") return std::vector<std::vector<std::int64_t>>(2000, {32, 64});
-  if (name == "gpt2") {
-    list = {{50257, 768}, {1024, 768}};
-    for (int layer = 0; layer < 12; ++layer) {
-      for (const std::vector<std::int64_t>& shape :
-           std::vector<std::vector<std::int64_t>>{{768},
-                                                  {768},
-                                                  {768, 2304},
-                                                  {2304},
-                                                  {768, 768},
-                                                  {768},
-                                                  {768},
-                                                  {768},
-                                                  {768, 3072},
-                                                  {3072},
-                                                  {3072, 768},
-                                                  {768}}) {
-        list.push_back(shape);
-      }
-    }
-    list.push_back({768});
-    list.push_back({768});
-    return list;
-  }
-  if (name == "llama") {
-    for (int i = 0; i < 4; ++i) list.push_back({4096, 4096});
-    for (int i = 0; i < 3; ++i) list.push_back({11008, 4096});
-    list.push_back({4096});
-    list.push_back({4096});
-    return list;
-  }
-  if (!name.empty() && name.size() < 12 &&
-      std::all_of(name.begin(), name.end(), [](char c) { return c >= '0' && c <= '9'; }) &&
-      std::stoll(name) > 0) {
-    return {{std::stoll(name)}};
-  }
-  throw std::invalid_argument(
-      "alkn_bench::shapes: expected one, small, gpt2, llama or a positive number of "
-      "elements, got \"" +
-      name + "\"");
-}
-
-/// Parameters and gradients that LibTorch allocated.
-class Model {
- public:
-  explicit Model(const std::vector<std::vector<std::int64_t>>& shapes) {
-    const at::NoGradGuard no_grad;
-    std::int64_t largest = 0;
-    for (const auto& shape : shapes) {
-      parameters_.push_back(at::randn(shape).mul_(0.02).requires_grad_(true));
-      parameters_.back().mutable_grad() = at::zeros(shape);
-      elements_ += parameters_.back().numel();
-      largest = std::max(largest, parameters_.back().numel());
-    }
-    noise_ = at::randn({largest + kShifts}).mul_(1e-3);
-    arena_.reserve(static_cast<std::size_t>(elements_) * 8);
-    for (const at::Tensor& p : parameters_) {
-      moments_.push_back(
-          {arena_.allocate_array<float>(p.numel()), arena_.allocate_array<float>(p.numel())});
-    }
-    next_gradients();
-  }
-
-  [[nodiscard]] const std::vector<at::Tensor>& parameters() const { return parameters_; }
-  [[nodiscard]] std::int64_t elements() const { return elements_; }
-
-  /// Gives the parameters fresh normal gradients: another stretch of one long array of noise.
-  void next_gradients() {
-    const at::NoGradGuard no_grad;
-    for (const at::Tensor& p : parameters_) {
-      turn_ = alkn::kernel::mixed(turn_ + 1);
-      const auto shift = static_cast<std::int64_t>(turn_ % kShifts);
-      p.grad().view({-1}).copy_(noise_.narrow(0, shift, p.numel()));
-    }
-  }
-
-  /// The ceiling: reads p, g and two moments, writes p and the moments, computes nothing worth
-  /// mentioning.
-  void sweep() {
-    constexpr std::int64_t kPart = 65536;
-    for (std::size_t t = 0; t < parameters_.size(); ++t) {
-      auto* p = parameters_[t].data_ptr<float>();
-      const auto* g = parameters_[t].grad().data_ptr<float>();
-      float *m = moments_[t].first, *v = moments_[t].second;
-      const std::int64_t n = parameters_[t].numel();
-      const auto part = [&](std::int64_t begin, std::int64_t end) {
-#pragma omp simd
-        for (std::int64_t i = begin; i < end; ++i) {
-          m[i] = m[i] * 0.5F + g[i];
-          v[i] = v[i] * 0.5F + g[i];
-          p[i] = p[i] + g[i] * 1e-3F;
-        }
-      };
-      if (n < kPart) {
-        part(0, n);
-      } else {
-        at::parallel_for(0, n, kPart, part);
-      }
-    }
-  }
-
- private:
-  std::vector<at::Tensor> parameters_;
-  static constexpr std::int64_t kShifts = 1 << 20;
-  at::Tensor noise_;
-  std::vector<std::pair<float*, float*>> moments_;
-  alkn::kernel::Arena arena_;
-  std::int64_t elements_ = 0;
-  std::uint64_t turn_ = 0;
+/// What a comparison is about.
+struct Subject {
+  std::string shape;          ///< the name that the rows get
+  std::int64_t elements = 0;  ///< of all parameters
+  int threads = 1;
 };
 
-/// One optimizer in a comparison; bytes are per element of a parameter.
+/// One competitor. Bytes are per element of a parameter.
 struct Arm {
   std::string name;
-  std::function<void()> step;
-  double bytes = 0;        ///< moved by this implementation
-  double floor_bytes = 0;  ///< that any implementation has to move
-  double state_bytes = 0;  ///< kept beside parameter and gradient
-  int every = 1;           ///< takes part in every so many rounds (for slow ones)
-  std::vector<double> seconds = {};
+  std::function<void()> step;          ///< what is timed
+  double bytes = 0;                    ///< moved to and from memory by this implementation
+  double floor_bytes = 0;              ///< that any implementation has to move
+  double state_bytes = 0;              ///< kept beside parameter and gradient
+  int every = 1;                       ///< takes part in one of so many rounds
+  std::function<void()> prepare = {};  ///< before every step, not timed
+  bool by_mean = false;                ///< its row has the mean of its steps, not the median
+  Subject subject = {};                ///< of this arm; left empty: that of the comparison
+  std::vector<double> seconds = {};    ///< out: of its steps
 
-  [[nodiscard]] double median() const {
+  /// The time of a step. @throws std::logic_error before the first round
+  [[nodiscard]] double time() const {
+    if (seconds.empty()) throw std::logic_error("alkn_bench::Arm: no step of " + name + " yet");
+    if (by_mean) {
+      double sum = 0;
+      for (const double s : seconds) sum += s;
+      return sum / static_cast<double>(seconds.size());
+    }
     std::vector<double> sorted = seconds;
-    std::sort(sorted.begin(), sorted.end());
-    return sorted.empty() ? 0 : sorted[sorted.size() / 2];
-  }
-  [[nodiscard]] double mean() const {
-    double sum = 0;
-    for (const double s : seconds) sum += s / static_cast<double>(seconds.size());
-    return sum;
+    const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
+    std::nth_element(sorted.begin(), middle, sorted.end());
+    return *middle;
   }
 };
 
+/// Arms and their rounds. The first arm is the ceiling, which the others' share is of.
 class Comparison {
  public:
-  explicit Comparison(Model& model) : model_(model) {
-    if (model.elements() == 0)
-      throw std::invalid_argument("alkn_bench::Comparison: expected elements, got zero");
+  /// @param refresh what every round begins with, not timed: fresh gradients
+  /// @throws std::invalid_argument for no element or no thread
+  explicit Comparison(Subject subject, std::function<void()> refresh = {})
+      : subject_(std::move(subject)), refresh_(std::move(refresh)) {
+    if (subject_.elements < 1) {
+      throw std::invalid_argument("alkn_bench::Comparison: expected at least one element, got " +
+                                  std::to_string(subject_.elements));
+    }
+    if (subject_.threads < 1) {
+      throw std::invalid_argument("alkn_bench::Comparison: expected at least one thread, got " +
+                                  std::to_string(subject_.threads));
+    }
   }
 
-  void add(Arm arm) { arms_.push_back(std::move(arm)); }
+  void add(Arm arm) {
+    if (arm.subject.elements == 0) arm.subject = subject_;
+    arms_.push_back(std::move(arm));
+  }
 
-  /// Every round gives new gradients and runs each arm once, in the order of their addition, after
-  /// `warm_up` rounds that are not counted.
-  /// @throws std::invalid_argument for fewer than one round
+  /// Every round refreshes the gradients and gives each arm one step, after `warm_up` rounds that
+  /// do not count.
+  /// @throws std::invalid_argument for less than one round, or without arms
   void run(int rounds, int warm_up = 3) {
     if (rounds < 1) {
       throw std::invalid_argument("alkn_bench::Comparison: expected at least one round, got " +
                                   std::to_string(rounds));
     }
+    if (arms_.empty()) {
+      throw std::invalid_argument("alkn_bench::Comparison: expected at least one arm, got none");
+    }
+    std::vector<Arm*> order;
+    for (Arm& arm : arms_) order.push_back(&arm);
     for (int round = -warm_up; round < rounds; ++round) {
-      model_.next_gradients();
-      for (Arm& arm : arms_) {
-        if (round < 0 ? arm.every > 1 && round < -1 : round % arm.every != 0) continue;
+      if (refresh_) refresh_();
+      std::shuffle(order.begin(), order.end(), shuffle_);
+      for (Arm* arm : order) {
+        const bool slow_warm_up = round < -1 && arm->every > 1;
+        if (slow_warm_up || (round >= 0 && round % arm->every != 0)) continue;
+        if (arm->prepare) arm->prepare();
         const auto start = std::chrono::steady_clock::now();
-        arm.step();
-        const auto stop = std::chrono::steady_clock::now();
-        if (round >= 0) arm.seconds.push_back(std::chrono::duration<double>(stop - start).count());
+        arm->step();
+        const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+        if (round >= 0) arm->seconds.push_back(time.count());
       }
     }
   }
 
   [[nodiscard]] const std::vector<Arm>& arms() const { return arms_; }
 
-  /// One row of results an arm. @param reference the arm that ratio_to_fused_adamw is against
-  [[nodiscard]] nlohmann::json rows(const std::string& shape, const std::string& reference) const {
-    const auto n = static_cast<double>(model_.elements());
-    double against = 0;
-    for (const Arm& arm : arms_) against = arm.name == reference ? arm.median() : against;
+  /// One row an arm. share_of_ceiling: floor bytes a second, as a share of the ceiling's.
+  /// @param fused the arm that ratio_to_fused_adamw is against; null in the rows where there is
+  /// none
+  [[nodiscard]] nlohmann::json rows(const std::string& fused) const {
     nlohmann::json rows = nlohmann::json::array();
+    if (arms_.empty()) return rows;
+    const auto one = [](const Arm& arm) {
+      return arm.time() / static_cast<double>(arm.subject.elements) * 1e9;
+    };
+    const auto peer =
+        std::find_if(arms_.begin(), arms_.end(), [&](const Arm& arm) { return arm.name == fused; });
+    const double ceiling = arms_[0].floor_bytes / one(arms_[0]);
     for (const Arm& arm : arms_) {
-      if (arm.seconds.empty()) continue;
+      const double ns = one(arm);
       nlohmann::json row;
       row["optimizer"] = arm.name;
-      row["shape"] = shape;
-      row["elements"] = model_.elements();
-      row["threads"] = at::get_num_threads();
-      row["ns_per_element"] = arm.median() / n * 1e9;
+      row["shape"] = arm.subject.shape;
+      row["elements"] = arm.subject.elements;
+      row["threads"] = arm.subject.threads;
+      row["ns_per_element"] = ns;
       row["bytes_per_element"] = arm.bytes;
       row["floor_bytes_per_element"] = arm.floor_bytes;
-      row["gb_per_s"] = arm.bytes * n / arm.median() * 1e-9;
-      row["share_of_ceiling"] =
-          (arm.floor_bytes / arm.median()) / (arms_[0].bytes / arms_[0].median());
-      row["ratio_to_ceiling"] = arm.median() / arms_[0].median();
+      row["gb_per_s"] = arm.bytes / ns;
+      row["share_of_ceiling"] = arm.floor_bytes / ns / ceiling;
       row["ratio_to_fused_adamw"] =
-          against > 0 ? nlohmann::json(arm.median() / against) : nlohmann::json();
+          peer == arms_.end() ? nlohmann::json() : nlohmann::json(ns / one(*peer));
       row["state_bytes_per_parameter"] = arm.state_bytes;
       rows.push_back(std::move(row));
     }
     return rows;
   }
 
-  static void print(const nlohmann::json& rows) {
-    fmt::print("{:<34}{:>10}{:>8}{:>8}{:>8}{:>9}{:>9}{:>8}\n", "optimizer", "ns/el", "B/el",
-               "floor", "GB/s", "x ceil.", "x fused", "state");
-    for (const auto& r : rows) {
-      const auto number = [&](const char* key) {
-        return r.at(key).is_null() ? 0.0 : r.at(key).get<double>();
-      };
-      fmt::print("{:<34}{:>10.4f}{:>8.1f}{:>8.1f}{:>8.1f}{:>9.3f}{:>9.3f}{:>8.1f}\n",
-                 r.at("optimizer").get<std::string>(), number("ns_per_element"),
-                 number("bytes_per_element"), number("floor_bytes_per_element"), number("gb_per_s"),
-                 number("ratio_to_ceiling"), number("ratio_to_fused_adamw"),
-                 number("state_bytes_per_parameter"));
+  /// Prints rows() as a table; "x ceiling" is the time beside that of the first arm.
+  void print(const std::string& fused) const {
+    fmt::print("{:<38}{:>9}{:>7}{:>7}{:>7}{:>9}{:>11}{:>9}{:>7}\n", "optimizer", "ns/el", "B/el",
+               "floor", "GB/s", "% ceil.", "x ceiling", "x fused", "state");
+    const nlohmann::json table = rows(fused);
+    for (const auto& row : table) {
+      const auto number = [](const nlohmann::json& x) { return x.is_null() ? 0 : x.get<double>(); };
+      const double ns = number(row["ns_per_element"]);
+      fmt::print("{:<38}{:>9.4f}{:>7.1f}{:>7.1f}{:>7.1f}{:>8.0f}%{:>11.3f}{:>9.3f}{:>7.1f}\n",
+                 row["optimizer"].get<std::string>(), ns, number(row["bytes_per_element"]),
+                 number(row["floor_bytes_per_element"]), number(row["gb_per_s"]),
+                 100 * number(row["share_of_ceiling"]), ns / number(table[0]["ns_per_element"]),
+                 number(row["ratio_to_fused_adamw"]), number(row["state_bytes_per_parameter"]));
     }
   }
 
  private:
-  Model& model_;
+  Subject subject_;
+  std::function<void()> refresh_;
   std::vector<Arm> arms_;
+  std::mt19937 shuffle_{1};
+};
+
+/// Named lists of parameter shapes: one (16 Mi elements in one tensor), small (2000 of 2048), gpt2
+/// (124 M), llama (a block of Llama-2-7B), or one tensor of a number of elements, 4096 or 2^12.
+/// @throws std::invalid_argument for another name
+inline std::vector<std::vector<std::int64_t>> shapes(const std::string& name) {
+  using Shapes = std::vector<std::vector<std::int64_t>>;
+  if (name == "one") return {{4096, 4096}};
+  if (name == "small") return Shapes(2000, {32, 64});
+  if (name == "gpt2") {
+    Shapes list = {{50257, 768}, {1024, 768}};
+    const Shapes layer = {{768}, {768}, {768, 2304}, {2304}, {768, 768},  {768},
+                          {768}, {768}, {768, 3072}, {3072}, {3072, 768}, {768}};
+    for (int i = 0; i < 12; ++i) list.insert(list.end(), layer.begin(), layer.end());
+    list.insert(list.end(), 2, {768});
+    return list;
+  }
+  if (name == "llama") {
+    Shapes list(4, {4096, 4096});
+    list.insert(list.end(), 3, {11008, 4096});
+    list.insert(list.end(), 2, {4096});
+    return list;
+  }
+  const bool power = name.rfind("2^", 0) == 0;
+  const std::string digits = power ? name.substr(2) : name;
+  if (!digits.empty() && digits.size() < 12 &&
+      std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; })) {
+    const std::int64_t number = std::stoll(digits);
+    if (!power && number > 0) return {{number}};
+    if (power && number < 37) return {{std::int64_t{1} << number}};
+  }
+  throw std::invalid_argument(
+      "alkn_bench::shapes: expected one, small, gpt2, llama or a positive number of elements, got "
+      "\"" +
+      name + "\"");
+}
+
+/// Those of `all` (anything with a `name`) that are named; no names: all, in their order.
+/// @throws std::invalid_argument for a name that is not there
+template <class Named>
+std::vector<Named> chosen(const std::vector<Named>& all, const std::vector<std::string>& names) {
+  if (names.empty()) return all;
+  std::vector<Named> list;
+  for (const std::string& name : names) {
+    const auto found =
+        std::find_if(all.begin(), all.end(), [&](const Named& x) { return x.name == name; });
+    if (found == all.end()) {
+      std::string known;
+      for (const Named& x : all) known += (known.empty() ? "\"" : ", \"") + x.name + "\"";
+      throw std::invalid_argument("alkn_bench: expected an arm of " + known + ", got \"" + name +
+                                  "\"");
+    }
+    list.push_back(*found);
+  }
+  return list;
+}
+
+/// The name of the processor, as Linux gives it.
+inline std::string processor() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+inline int num_cores() { return static_cast<int>(std::thread::hardware_concurrency()); }
+
+/// Timings of any other build would say nothing.
+/// @throws std::runtime_error unless `build_type` is Release
+inline void require_release(const std::string& build_type) {
+  if (build_type == "Release") return;
+  throw std::runtime_error("expected a Release build, got \"" + build_type + "\"");
+}
+
+/// A JSON file that is known to be writable before anything is measured.
+class JsonFile {
+ public:
+  /// Makes its folder. @throws std::runtime_error if the file cannot be written
+  explicit JsonFile(std::string path) : path_(std::move(path)) {
+    const std::filesystem::path folder = std::filesystem::path(path_).parent_path();
+    std::error_code ignored;  // the file's own error says more
+    if (!folder.empty()) std::filesystem::create_directories(folder, ignored);
+    if (!std::ofstream(path_, std::ios::app)) fail();
+  }
+  void write(const nlohmann::json& value) const {
+    std::ofstream file(path_);
+    file << value.dump(1) << '\n';
+    file.close();
+    if (!file) fail();
+    fmt::print("\nwrote {}\n", path_);
+  }
+
+ private:
+  [[noreturn]] void fail() const {
+    throw std::runtime_error("alkn_bench::JsonFile: expected a file that can be written, got \"" +
+                             path_ + "\"");
+  }
+  std::string path_;
 };
 
 }  // namespace alkn_bench

@@ -2,11 +2,10 @@
 // operations.
 //
 //   bench_token_log_probability [--rounds 25] [--type float|bfloat16|half] [--shape 16x256x8192]
-//   [--threads N]
+//   [--threads N] [--out build/bench/token_log_probability.json]
 //
-// Arms are interleaved, every round runs each once; the table shows medians. The limit of an arm is
-// what its least traffic (read the logits, read them again, write the gradient) takes at the
-// bandwidth measured in the same run.
+// The ceiling is what the least traffic (read the logits, read them again, write the gradient)
+// takes at the bandwidth measured in the same run. Rows are per element of the logits.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
@@ -20,9 +19,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <alkn/objective/losses.hpp>
-#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -30,28 +27,11 @@
 #include <string>
 #include <vector>
 
+#include "harness.hpp"
+
 namespace {
 
 using at::Tensor;
-
-struct Arm {
-  std::string name;
-  std::function<void()> run;
-  std::vector<double> milliseconds = {};
-
-  [[nodiscard]] double median() const {
-    std::vector<double> sorted = milliseconds;
-    std::sort(sorted.begin(), sorted.end());
-    return sorted[sorted.size() / 2];
-  }
-};
-
-double time_of(const std::function<void()>& run) {
-  const auto start = std::chrono::steady_clock::now();
-  run();
-  const auto stop = std::chrono::steady_clock::now();
-  return std::chrono::duration<double, std::milli>(stop - start).count();
-}
 
 /// log softmax of all positions, the labels' entries, minus their mean.
 Tensor by_log_softmax(const Tensor& logits, const Tensor& labels) {
@@ -95,35 +75,37 @@ std::vector<std::int64_t> parse_shape(const std::string& text) {
   return shape;
 }
 
-int run(int argc, char** argv) {
-  if (std::string(ALKN_BUILD_TYPE) != "Release") {
-    fmt::print(stderr, "bench_token_log_probability: expected a Release build, got \"{}\"\n",
-               ALKN_BUILD_TYPE);
-    return 2;
-  }
+constexpr const char* kPeer = "log_softmax + gather";
+
+void run(int argc, char** argv) {
+  alkn_bench::require_release(ALKN_BUILD_TYPE);
   CLI::App app("Token log-probability with gradient against LibTorch's own operations");
   int rounds = 25, threads = at::get_num_threads();
   std::string type_name = "float", shape_text = "16x256x8192";
-  app.add_option("--rounds", rounds, "Rounds; each runs every arm once")
-      ->check(CLI::PositiveNumber);
+  std::string out = "build/bench/token_log_probability.json";
+  app.add_option("--rounds", rounds, "Rounds; each runs every arm once");
   app.add_option("--threads", threads, "Threads of LibTorch")->check(CLI::PositiveNumber);
   app.add_option("--type", type_name)->check(CLI::IsMember({"float", "bfloat16", "half"}));
   app.add_option("--shape", shape_text, "BxTxV, each at least 2");
-  CLI11_PARSE(app, argc, argv);
+  app.add_option("--out", out, "JSON file");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    std::exit(app.exit(error));
+  }
   const auto shape = parse_shape(shape_text);
   if (shape.size() != 3) {
-    fmt::print(stderr,
-               "bench_token_log_probability: expected a shape BxTxV, got \"{}\" (--shape)\n",
-               shape_text);
-    return 2;
+    throw std::invalid_argument("expected a shape BxTxV, got \"" + shape_text + "\" (--shape)");
   }
+  const alkn_bench::JsonFile file(out);
   at::set_num_threads(threads);
   const std::map<std::string, at::ScalarType> types = {
       {"float", at::kFloat}, {"bfloat16", at::kBFloat16}, {"half", at::kHalf}};
 
   const Tensor logits = at::randn(shape).to(types.at(type_name)).requires_grad_(true);
   const Tensor labels = at::randint(shape[2], {shape[0], shape[1]}, at::kLong);
-  const Tensor buffer = at::empty_like(logits.detach());
+  const Tensor source = logits.detach();
+  const Tensor buffer = at::empty_like(source);
   buffer.zero_();
   const auto with_backward = [&](Tensor (*loss)(const Tensor&, const Tensor&)) {
     return [&, loss] {
@@ -131,41 +113,46 @@ int run(int argc, char** argv) {
       loss(logits, labels).backward();
     };
   };
-  const Tensor source = logits.detach();
-  std::vector<Arm> arms = {
-      {"read, then read and write (the limit)",
-       [&] {
-         static_cast<void>(source.view({-1}).dot(source.view({-1})));
-         buffer.copy_(source);
-       }},
-      {"log_softmax + gather", with_backward(by_log_softmax)},
-      {"slice + log_softmax + gather", with_backward(by_slice)},
-      {"slice + log_softmax + nll_loss", with_backward(by_cross_entropy)},
-      {"alkn::mean_nll", with_backward(alkn::mean_nll)},
-      {"alkn kernels, gradient buffer reused", [&] { into_buffer(source, labels, buffer); }},
-  };
-  for (Arm& arm : arms) arm.run();  // first touches, thread pools
-  for (int round = 0; round < rounds; ++round) {
-    for (Arm& arm : arms) arm.milliseconds.push_back(time_of(arm.run));
-  }
+  // bytes: what an arm moves, a [B, T, V] tensor read or written counting once each
+  const double width = static_cast<double>(source.element_size()), least = 3 * width;
+  alkn_bench::Comparison comparison(
+      {shape_text + " " + type_name, source.numel(), at::get_num_threads()});
+  comparison.add({"ceiling: read, then read and write",
+                  [&] {
+                    static_cast<void>(source.view({-1}).dot(source.view({-1})));
+                    buffer.copy_(source);
+                  },
+                  least, least, 0});
+  comparison.add({kPeer, with_backward(by_log_softmax), 9 * width, least, 3 * width});
+  comparison.add(
+      {"slice + log_softmax + gather", with_backward(by_slice), 9 * width, least, 3 * width});
+  comparison.add({"slice + log_softmax + nll_loss", with_backward(by_cross_entropy), 9 * width,
+                  least, 3 * width});
+  comparison.add({"alkn::mean_nll", with_backward(alkn::mean_nll), least, least, width});
+  comparison.add({"alkn kernels, gradient buffer reused",
+                  [&] { into_buffer(source, labels, buffer); }, least, least, width});
+  comparison.run(rounds);
 
-  const double bytes = 3 * static_cast<double>(source.nbytes());
-  fmt::print("{} {}, {} threads, {}, {} rounds, medians\n", shape_text, type_name,
-             at::get_num_threads(), alkn::kernel::simd_name(alkn::kernel::simd_level()), rounds);
-  fmt::print("{:<40} {:>9} {:>7} {:>9} {:>9}\n", "", "ms", "GB/s", "of limit", "of ATen");
-  for (const Arm& arm : arms) {
-    fmt::print("{:<40} {:>9.1f} {:>7.1f} {:>8.2f}x {:>8.3f}x\n", arm.name, arm.median(),
-               bytes / arm.median() * 1e-6, arm.median() / arms[0].median(),
-               arm.median() / arms[1].median());
-  }
-  return 0;
+  const nlohmann::json rows = comparison.rows(kPeer);
+  const char* simd = alkn::kernel::simd_name(alkn::kernel::simd_level());
+  fmt::print("{}, {} {}, {} threads, {}, medians of {} rounds; \"x fused\" is against {}\n",
+             alkn_bench::processor(), shape_text, type_name, at::get_num_threads(), simd, rounds,
+             kPeer);
+  comparison.print(kPeer);
+  file.write({{"header",
+               {{"processor", alkn_bench::processor()},
+                {"cores", alkn_bench::num_cores()},
+                {"instruction_set", simd},
+                {"rounds", rounds}}},
+              {"rows", rows}});
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
-    return run(argc, argv);
+    run(argc, argv);
+    return 0;
   } catch (const std::exception& error) {
     fmt::print(stderr, "bench_token_log_probability: {}\n", error.what());
     return 1;

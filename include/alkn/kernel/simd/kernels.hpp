@@ -29,6 +29,20 @@
 #define ALKN_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+namespace alkn::kernel::detail {
+
+/// Asks for `kBytes` bytes from the cache line at p + offset on; that may lie behind the array.
+template <int kBytes>
+ALKN_INLINE void prefetch(const void* p, std::int64_t offset) {
+  const auto at = reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(offset);
+  ALKN_UNROLL
+  for (std::uintptr_t line = 0; line < kBytes; line += 64) {
+    __builtin_prefetch(reinterpret_cast<const void*>(at + line));
+  }
+}
+
+}  // namespace alkn::kernel::detail
+
 // The vector layer comes first, a block of its own, so that no formatter sorts it behind the
 // bodies.
 namespace alkn::kernel::scalar {

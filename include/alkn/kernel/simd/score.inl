@@ -55,6 +55,14 @@ inline void add_counts(const SelectLanes& s, PivotCounts& counts) {
              s.high_ge_a.total(), s.high_ge_b.total(), s.high_gt_b.total()};
 }
 
+/// Asks for the 64 elements of a moment, a score (kCompact: 2 bytes each) or fp32 array that will
+/// be needed next but a few.
+template <bool kCompact = false>
+ALKN_INLINE void prefetch_word(const void* array, std::int64_t i) {
+  constexpr int kBytes = kCompact ? 2 : 4;
+  detail::prefetch<64 * kBytes>(array, (i + tuning::kPrefetch) * kBytes);
+}
+
 inline std::uint64_t word_at(const std::uint64_t* words, std::int64_t i) {
   return words != nullptr ? words[i >> 6U] : 0;
 }
@@ -159,6 +167,8 @@ inline void score_words(const ScorePass& given) {
     const std::int64_t left = pass.size - i;
     const int lanes = vector_lanes(left);
     std::uint64_t word = 0, wanted = 0;
+    prefetch_word<kCompact>(pass.score_in, i);
+    if constexpr (kGrow) prefetch_word(pass.grad, i), prefetch_word(pass.retain, i);
     for (int lane = 0; lane < lanes; lane += kWidth) {
       F score = load_state<kCompact>(pass.score_in, i + lane);
       if constexpr (kGrow) {

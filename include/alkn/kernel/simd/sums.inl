@@ -4,12 +4,20 @@
 
 inline constexpr std::int64_t kRows = 16;
 
+/// Asks for the part of a later row that lies under kVectors vectors of this one.
+template <int kVectors>
+ALKN_INLINE void prefetch_row(const float* row) {
+  constexpr int kBytes = kVectors * kDoubles * 4;
+  if constexpr (kVectors > 1) detail::prefetch<kBytes>(row, tuning::kSumPrefetch * 4);
+}
+
 template <int kVectors>
 ALKN_INLINE void square_columns(const float* grad, std::int64_t rows, double* lanes) {
   D sum[kVectors];
   ALKN_UNROLL
   for (int v = 0; v < kVectors; ++v) sum[v] = load_double(lanes + v * kDoubles);
   for (std::int64_t row = 0; row < rows; ++row) {
+    prefetch_row<kVectors>(grad + row * tuning::kSumLanes);
     ALKN_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       const D g = widen(grad + row * tuning::kSumLanes + v * kDoubles);
@@ -53,6 +61,8 @@ ALKN_INLINE void product_columns(const float* grad, const float* retain, D signs
     product_square[v] = load_double(at + 2 * tuning::kSumLanes);
   }
   for (std::int64_t row = 0; row < rows; ++row) {
+    prefetch_row<kVectors>(grad + row * tuning::kSumLanes);
+    if constexpr (kRetain) prefetch_row<kVectors>(retain + row * tuning::kSumLanes);
     ALKN_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       const std::int64_t at = row * tuning::kSumLanes + v * kDoubles;

@@ -64,6 +64,19 @@ ALKN_INLINE void move_entries(const UpdatePass& pass, std::int64_t i, const Adam
   }
 }
 
+template <Source kSource, bool kAdamW, bool kCompact>
+ALKN_INLINE void prefetch_update(const UpdatePass& pass, std::int64_t i) {
+  prefetch_word(pass.grad, i);
+  if constexpr (kAdamW) {
+    prefetch_word(pass.param, i);
+    prefetch_word<kCompact>(pass.exp_avg, i), prefetch_word<kCompact>(pass.exp_avg_sq, i);
+  }
+  if constexpr (kSource == Source::fused) prefetch_word(pass.retain, i);
+  if constexpr (kSource == Source::fused || kSource == Source::scored) {
+    prefetch_word<kCompact>(pass.score, i);
+  }
+}
+
 /// Returns how many entries are on (Source::scored and fused).
 template <Source kSource, bool kAdamW, bool kCompact>
 inline std::int64_t update_words(const UpdatePass& given_pass) {
@@ -82,6 +95,7 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
     const std::int64_t left = pass.size - i;
     const int lanes = vector_lanes(left);
     std::uint64_t word = 0;
+    prefetch_update<kSource, kAdamW, kCompact>(pass, i);
     for (int lane = 0; lane < lanes; lane += kWidth) {
       const F grad = mul(load(pass.grad + i + lane), c.scale);
       const M in_union = mask_at(used, lane);
