@@ -94,8 +94,7 @@ TEST_CASE("losses and scores of answers against the definition", "[harness]") {
   const auto scores = harness.scores(all);
   for (const std::size_t i : {std::size_t{0}, std::size_t{13}, std::size_t{39}}) {
     const at::NoGradGuard no_grad;
-    const auto sample =
-        continual::encode_pair(tokenizer(), {all[i].question, all[i].answer}, 96);
+    const auto sample = continual::encode_pair(tokenizer(), {all[i].question, all[i].answer}, 96);
     const at::Tensor log_p =
         net->forward(continual::make_batch({&sample}).tokens)[0].to(at::kDouble).log_softmax(-1);
     std::size_t place = 0;
@@ -178,8 +177,8 @@ TEST_CASE("the harness leaves model, modes and generator as they were", "[harnes
   }
   const at::Generator generator = at::globalContext().defaultGenerator(at::kCPU);
   const at::Tensor state = generator.get_state();
-  const alkn::eval::Harness<const Noisy, Tokenizer> harness(noisy, tokenizer(),
-                                                            short_options(*net), net.get());
+  const alkn::eval::Harness<const Noisy, Tokenizer> harness(noisy, tokenizer(), short_options(*net),
+                                                            net.get());
   const auto all = questions();
   const Eigen::ArrayXd losses = harness.losses(all);
   CHECK((losses == harness.losses(all)).all());  // evaluation mode: the dropout does nothing

@@ -61,22 +61,22 @@ struct Question {
 
 /// How a question is put to the model: before, question, between, answer, end.
 struct HarnessOptions {
-  Tokens before, between;      ///< special tokens around the question
-  int64_t end = 0;             ///< ends an answer; counts as one of its tokens
-  int64_t pad = 0;             ///< fills shorter rows
-  int64_t context = 256;       ///< tokens that the model takes at most; longer answers are cut
-  int64_t batch = 32;          ///< rows at once
-  int64_t new_tokens = 64;     ///< of a generated answer at most
+  Tokens before, between;        ///< special tokens around the question
+  int64_t end = 0;               ///< ends an answer; counts as one of its tokens
+  int64_t pad = 0;               ///< fills shorter rows
+  int64_t context = 256;         ///< tokens that the model takes at most; longer answers are cut
+  int64_t batch = 32;            ///< rows at once
+  int64_t new_tokens = 64;       ///< of a generated answer at most
   at::Device device = at::kCPU;  ///< of the model
   std::function<void(int64_t done, int64_t total)> progress;  ///< after each batch; may be empty
 };
 
 /// What a model says of one answer, place by place, given the right tokens before.
 struct AnswerScores {
-  double loss = 0;                    ///< mean negative log-likelihood per token
-  Tokens answer, predicted;           ///< [T], the end included; what is likeliest at each place
-  Eigen::ArrayXd log_probabilities;   ///< [T], of `answer`
-  TokenMoments moments;               ///< [T] each
+  double loss = 0;                   ///< mean negative log-likelihood per token
+  Tokens answer, predicted;          ///< [T], the end included; what is likeliest at each place
+  Eigen::ArrayXd log_probabilities;  ///< [T], of `answer`
+  TokenMoments moments;              ///< [T] each
 };
 
 /// While it lives the model is in evaluation mode and nothing builds a graph; afterwards every
@@ -140,8 +140,7 @@ class Harness {
       const at::Tensor nll = sequence_nll(logits, labels).div(valid_tokens(labels));
       const at::Tensor values = nll.to(at::kCPU, at::kDouble);
       for (std::size_t i = 0; i < rows.size(); ++i) {
-        result[static_cast<Eigen::Index>(rows[i].index)] =
-            values.const_data_ptr<double>()[i];
+        result[static_cast<Eigen::Index>(rows[i].index)] = values.const_data_ptr<double>()[i];
       }
     });
     return result;
@@ -150,16 +149,16 @@ class Harness {
   /// Everything that extraction strength, exact memorisation and membership inference need.
   [[nodiscard]] std::vector<AnswerScores> scores(const std::vector<Question>& questions) const {
     std::vector<AnswerScores> result(questions.size());
-    for_batches(questions, [&](const std::vector<Row>& rows, const at::Tensor& logits,
-                               const at::Tensor&) {
-      for (std::size_t i = 0; i < rows.size(); ++i) {
-        const Row& row = rows[i];
-        const auto size = static_cast<int64_t>(row.tokens.size());
-        const at::Tensor places = logits[static_cast<int64_t>(i)].narrow(0, row.start - 1,
-                                                                         size - row.start);
-        result[row.index] = score(places, {row.tokens.begin() + row.start, row.tokens.end()});
-      }
-    });
+    for_batches(
+        questions, [&](const std::vector<Row>& rows, const at::Tensor& logits, const at::Tensor&) {
+          for (std::size_t i = 0; i < rows.size(); ++i) {
+            const Row& row = rows[i];
+            const auto size = static_cast<int64_t>(row.tokens.size());
+            const at::Tensor places =
+                logits[static_cast<int64_t>(i)].narrow(0, row.start - 1, size - row.start);
+            result[row.index] = score(places, {row.tokens.begin() + row.start, row.tokens.end()});
+          }
+        });
     return result;
   }
 
@@ -212,8 +211,8 @@ class Harness {
     row.tokens.insert(row.tokens.end(), options_.between.begin(), options_.between.end());
     row.start = static_cast<int64_t>(row.tokens.size());
     if (row.start < 1 || row.start >= options_.context) {
-      detail::fail("Harness", "a question of 1 to " + std::to_string(options_.context - 1) +
-                                  " tokens",
+      detail::fail("Harness",
+                   "a question of 1 to " + std::to_string(options_.context - 1) + " tokens",
                    std::to_string(row.start), "question " + std::to_string(index));
     }
     return row;
@@ -224,8 +223,7 @@ class Harness {
     const Tokens answer = tokenizer_.encode(question.answer);
     row.tokens.insert(row.tokens.end(), answer.begin(), answer.end());
     row.tokens.push_back(options_.end);
-    row.tokens.resize(
-        std::min(row.tokens.size(), static_cast<std::size_t>(options_.context)));
+    row.tokens.resize(std::min(row.tokens.size(), static_cast<std::size_t>(options_.context)));
     return row;
   }
 
@@ -250,9 +248,8 @@ class Harness {
     const EvaluationScope scope(module_, options_.device);
     std::vector<Row> rows;
     for (std::size_t i = 0; i < questions.size(); ++i) rows.push_back(with_answer(questions[i], i));
-    std::stable_sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) {
-      return a.tokens.size() < b.tokens.size();
-    });
+    std::stable_sort(rows.begin(), rows.end(),
+                     [](const Row& a, const Row& b) { return a.tokens.size() < b.tokens.size(); });
     const auto size = static_cast<std::ptrdiff_t>(rows.size());
     for (std::ptrdiff_t begin = 0; begin < size; begin += options_.batch) {
       const std::ptrdiff_t end = std::min<std::ptrdiff_t>(begin + options_.batch, size);
@@ -270,15 +267,15 @@ class Harness {
     const at::Tensor variance = p.mul(log_p.sub(mean.unsqueeze(-1)).square()).sum(-1).contiguous();
     const at::Tensor best = log_p.argmax(-1);
     const auto array = [](const at::Tensor& values) {
-      return Eigen::ArrayXd(Eigen::Map<const Eigen::ArrayXd>(values.const_data_ptr<double>(),
-                                                             values.numel()));
+      return Eigen::ArrayXd(
+          Eigen::Map<const Eigen::ArrayXd>(values.const_data_ptr<double>(), values.numel()));
     };
     AnswerScores result;
     result.log_probabilities.resize(static_cast<Eigen::Index>(answer.size()));
     for (std::size_t t = 0; t < answer.size(); ++t) {
       const auto place = static_cast<int64_t>(t);
-      result.log_probabilities[place] = std::min(
-          0.0, log_p.const_data_ptr<double>()[place * log_p.size(1) + answer[t]]);
+      result.log_probabilities[place] =
+          std::min(0.0, log_p.const_data_ptr<double>()[place * log_p.size(1) + answer[t]]);
     }
     result.loss = -result.log_probabilities.mean();
     result.predicted.assign(best.const_data_ptr<int64_t>(),
