@@ -1,13 +1,17 @@
 // experiment: every method at many strengths, on models that learned authors who do not exist; what
 // is forgotten, what is kept, and what an attacker gets back. Writes results.json.
 #include <ATen/Parallel.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "experiment/seed_run.hpp"
@@ -45,7 +49,12 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--held-out", s.world.held_out, "authors that no model sees")->check(at_least_one);
   app.add_option("--train-epochs", s.base.epochs, "of the models that learn")->check(at_least_one);
   app.add_option("--resamples", s.measure.resamples, "of the bootstrap")->check(at_least_one);
-  app.add_option("--threads", s.threads, "of LibTorch")->check(CLI::Range(1, 1024));
+  app.add_option("--threads", s.threads, "of LibTorch, in each process")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("--jobs", s.jobs, "seeds at once, each a process; 0: as many as cores")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
   app.add_flag("--collect", s.collect, "only write results.json from the runs that are there");
 }
 
@@ -109,6 +118,19 @@ void check_configuration(const Settings& s) {
   continual::write_json(path, now);
 }
 
+/// Runs it; an error in one line.
+template <class Run>
+int guarded(Run&& work) {
+  try {
+    return work();
+  } catch (const c10::Error& error) {
+    fmt::print(stderr, "{}\n", error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "{}\n", error.what());
+  }
+  return EXIT_FAILURE;
+}
+
 int run(const Settings& s) {
   at::set_num_threads(s.threads);
   continual::prepare_folder(s.out);
@@ -126,9 +148,15 @@ int run(const Settings& s) {
         one.sweep(arm(name));
         write_results(s);
       }
-      for (const std::string& name : s.methods) {
-        one.measure_points(arm(name));
-        write_results(s);
+      for (const double level : s.levels_in_order()) {
+        for (const std::string& name : s.methods) {
+          one.measure_point(arm(name), level);
+          write_results(s);
+        }
+        for (const std::string& name : s.methods) {
+          one.measure_by_task(arm(name));
+          write_results(s);
+        }
       }
     }
   } catch (const Interrupted&) {
@@ -140,11 +168,67 @@ int run(const Settings& s) {
   return EXIT_SUCCESS;
 }
 
-/// What reproduces the file.
+/// Every seed in a process of its own, so many at once; then results.json of all.
+int run_beside_each_other(const Settings& s, std::size_t jobs) {
+  continual::catch_interrupts();  // the children have the signal too, and end by themselves
+  int worst = EXIT_SUCCESS;
+  std::size_t running = 0;
+  const auto wait_for_one = [&] {
+    int status = 0;
+    while (::wait(&status) < 0 && errno == EINTR) {
+    }
+    worst = std::max(worst, WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAILURE);
+    --running;
+  };
+  for (const std::uint64_t seed : s.seeds) {
+    if (running == jobs) {
+      wait_for_one();
+    }
+    if (worst != EXIT_SUCCESS || continual::interrupted()) {
+      break;
+    }
+    std::fflush(nullptr);
+    const pid_t child = ::fork();
+    if (child < 0) {
+      continual::data_error("another process", std::generic_category().message(errno), "fork");
+    }
+    if (child == 0) {
+      Settings one = s;
+      one.only_seed = seed;
+      const int code = guarded([&] { return run(one); });
+      std::fflush(nullptr);
+      ::_exit(code);
+    }
+    ++running;
+  }
+  while (running > 0) {
+    wait_for_one();
+  }
+  if (worst == EXIT_SUCCESS) {
+    Settings all = s;
+    all.collect = true;
+    return run(all);
+  }
+  return worst;
+}
+
+int run_all(const Settings& s) {
+  const auto cores = std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN));
+  const auto jobs =
+      std::min(static_cast<std::size_t>(s.jobs == 0 ? cores : s.jobs), s.seeds.size());
+  return jobs < 2 || s.only_seed || s.collect ? run(s) : run_beside_each_other(s, jobs);
+}
+
+/// What reproduces the file: everything but where it lies and which part of it a process does.
 std::string command_line(int argc, char** argv) {
   std::string text = "experiment";
   for (int i = 1; i < argc; ++i) {
-    text += std::string(" ") + argv[i];
+    const std::string word = argv[i];
+    if (word == "--out" || word == "--only-seed" || word == "--jobs") {
+      ++i;
+    } else if (word != "--collect") {
+      text += " " + word;
+    }
   }
   return text;
 }
@@ -165,12 +249,5 @@ int main(int argc, char** argv) {
   experiment::add_options(app, settings);
   CLI11_PARSE(app, argc, argv);
   settings.command = experiment::command_line(argc, argv);
-  try {
-    return experiment::run(settings);
-  } catch (const c10::Error& error) {
-    fmt::print(stderr, "{}\n", error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "{}\n", error.what());
-  }
-  return EXIT_FAILURE;
+  return experiment::guarded([&] { return experiment::run_all(settings); });
 }

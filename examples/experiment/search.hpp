@@ -1,12 +1,10 @@
-// The one strength axis of a method: where to try next, and what lies at a level between two runs.
+// The one strength axis of a method: where to try next.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <limits>
-#include <optional>
-#include <utility>
 #include <vector>
 
 namespace experiment {
@@ -58,33 +56,6 @@ inline double next_strength(std::vector<AxisPoint> points, const std::vector<dou
   const double a = log_odds(low.forgotten), b = log_odds(high.forgotten);
   const double share = std::clamp((a - log_odds(target)) / (a - b), kInner, 1 - kInner);
   return low.strength * std::pow(high.strength / low.strength, share);
-}
-
-/// Two runs on either side of a level, and the weight of the second: a quantity q of theirs is, at
-/// the level, (1 - weight) q_first + weight q_second.
-struct Bracket {
-  std::size_t first, second;
-  double weight;
-};
-
-/// Linear in log-odds along the axis, the first crossing; nothing where the curve does not reach
-/// the level.
-inline std::optional<Bracket> bracket(const std::vector<AxisPoint>& points, double level) {
-  std::vector<std::size_t> order(points.size());
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    order[i] = i;
-  }
-  std::sort(order.begin(), order.end(),
-            [&](std::size_t a, std::size_t b) { return points[a].strength < points[b].strength; });
-  const double wanted = log_odds(level);
-  for (std::size_t i = 0; i + 1 < order.size(); ++i) {
-    const double a = log_odds(points[order[i]].forgotten);
-    const double b = log_odds(points[order[i + 1]].forgotten);
-    if (a >= wanted && b <= wanted) {
-      return Bracket{order[i], order[i + 1], a > b ? (a - wanted) / (a - b) : 0.0};
-    }
-  }
-  return std::nullopt;
 }
 
 /// The run nearest to a level in log-odds.

@@ -58,7 +58,7 @@ class SeedRun {
         seed_(seed),
         folder_(settings.out / ("seed-" + std::to_string(seed))),
         world_(make_world(settings.world, seed)) {
-    for (const char* part : {"runs", "models", "points", "logs"}) {
+    for (const char* part : {"runs", "models", "points", "by-task", "logs"}) {
       continual::prepare_folder(folder_ / part);
     }
   }
@@ -109,31 +109,36 @@ class SeedRun {
     }
   }
 
-  /// Full metrics and attacks on the runs nearest to the levels.
-  void measure_points(const Arm& method) {
-    std::vector<AxisPoint> points;
-    for (std::int64_t k = 0; k < settings_.runs; ++k) {
-      points.push_back(point_of(read_json(run_path(method, k))));
+  /// Full metrics and attacks on the run nearest to a level.
+  void measure_point(const Arm& method, double level) {
+    const std::vector<AxisPoint> points = sweep_points(method);
+    const auto k = static_cast<std::int64_t>(nearest_point(points, level));
+    const fs::path path = folder_ / "points" / run_path(method, k).filename();
+    if (fs::exists(path)) {
+      return;  // nearest to another level, too
     }
-    const auto inspected =
-        static_cast<std::int64_t>(nearest_point(points, settings_.inspected_level()));
-    for (const std::int64_t k : chosen(points)) {
-      const fs::path path = folder_ / "points" / run_path(method, k).filename();
-      if (fs::exists(path)) {
-        continue;
-      }
+    const continual::Stopwatch watch;
+    const double strength = points[static_cast<std::size_t>(k)].strength;
+    continual::load_model(model_path(method, k), *net_);
+    continual::write_json(path, {{"metrics", measure_->metrics(*net_, gold_values_, full_utility_)},
+                                 {"attacks", attacks()}});
+    fs::remove(model_path(method, k));
+    say(fmt::format("{} at {:g}: metrics and attacks", method.title, strength), watch.seconds());
+  }
+
+  /// Of the run nearest to the first level: what it did request by request, for one seed.
+  void measure_by_task(const Arm& method) {
+    if (seed_ != settings_.inspected_seed()) {
+      return;
+    }
+    const std::vector<AxisPoint> points = sweep_points(method);
+    const std::size_t k = nearest_point(points, settings_.levels_in_order().front());
+    const fs::path path =
+        folder_ / "by-task" / run_path(method, static_cast<std::int64_t>(k)).filename();
+    if (!fs::exists(path)) {
       const continual::Stopwatch watch;
-      continual::load_model(model_path(method, k), *net_);
-      Json point{{"metrics", measure_->metrics(*net_, gold_values_, full_utility_)},
-                 {"attacks", attacks()}};
-      if (seed_ == settings_.inspected_seed() && k == inspected) {
-        point["answers"] = measure_->answers(*net_, example_questions());
-        inspect(method, points[static_cast<std::size_t>(k)].strength, k, point);
-      }
-      continual::write_json(path, point);
-      fs::remove(model_path(method, k));
-      say(fmt::format("{} at {:g}: metrics and attacks", method.title,
-                      points[static_cast<std::size_t>(k)].strength),
+      continual::write_json(path, by_task(method, points[k].strength));
+      say(fmt::format("{} at {:g}: request by request", method.title, points[k].strength),
           watch.seconds());
     }
   }
@@ -164,6 +169,9 @@ class SeedRun {
           point.erase("answers");
           run.update(point);
         }
+        if (fs::exists(folder / "by-task" / file)) {
+          run.update(read_json(folder / "by-task" / file));
+        }
         entry["runs"].push_back(std::move(run));
       }
     }
@@ -188,6 +196,14 @@ class SeedRun {
   /// Three digits: what is written is what was run.
   static double rounded(double strength) {
     return std::strtod(fmt::format("{:.3g}", strength).c_str(), nullptr);
+  }
+
+  [[nodiscard]] std::vector<AxisPoint> sweep_points(const Arm& method) const {
+    std::vector<AxisPoint> points;
+    for (std::int64_t k = 0; k < settings_.runs; ++k) {
+      points.push_back(point_of(read_json(run_path(method, k))));
+    }
+    return points;
   }
 
   void say(const std::string& what, double seconds) const {
@@ -339,7 +355,7 @@ class SeedRun {
         settings,
         full,
         method.title,
-        folder_ / "models" / "run.checkpoint",
+        folder_ / "models" / (method.name + ".checkpoint"),
         metrics,
         0,
         [&](std::int64_t, const continual::TaskRow& row) { seconds += row.seconds; }};
@@ -369,7 +385,8 @@ class SeedRun {
   Json run(const Arm& method, double strength, std::int64_t k) {
     const PeakMemory memory;
     const double seconds =
-        unlearn_any(method, strength, folder_ / "logs" / "sweep.jsonl", [](continual::Run&) {});
+        unlearn_any(method, strength, folder_ / "logs" / (method.name + "-sweep.jsonl"),
+                    [](continual::Run&) {});
     const auto bytes = memory.bytes();
     Json result{{"method", method.name},
                 {"strength", strength},
@@ -388,8 +405,8 @@ class SeedRun {
   }
 
   /// The run once more, looked at after every request: the matrix, forget quality, the log.
-  void inspect(const Arm& method, double strength, std::int64_t k, Json& point) {
-    const std::string log = method.name + "-" + std::to_string(k) + ".jsonl";
+  Json by_task(const Arm& method, double strength) {
+    const std::string log = method.name + ".jsonl";
     Json tasks = Json::array(), shown = Json::array(), unseen = Json::array();
     Json quality = Json::array();
     const auto row = [&] {
@@ -425,12 +442,14 @@ class SeedRun {
             shown.back().template get<double>(), unseen.back().template get<double>()};
       };
     });
-    point["matrix"] = Json::array({{{"metric", "probability"},
-                                    {"tasks", std::move(tasks)},
-                                    {"shown", std::move(shown)},
-                                    {"unseen", std::move(unseen)}}});
-    point["forget_quality_by_task"] = std::move(quality);
-    point["log"] = "seed-" + std::to_string(seed_) + "/logs/" + log;
+    Json matrix{{"metric", "probability"},
+                {"tasks", std::move(tasks)},
+                {"shown", std::move(shown)},
+                {"unseen", std::move(unseen)}};
+    return {{"matrix", Json::array({std::move(matrix)})},
+            {"forget_quality_by_task", std::move(quality)},
+            {"log", "seed-" + std::to_string(seed_) + "/logs/" + log},
+            {"answers", measure_->answers(*net_, example_questions())}};
   }
 
   /// Truth ratios of all forgotten questions under the gold models of the first 1, 2, ... requests.

@@ -1,6 +1,8 @@
 // What the experiment is asked to do.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -24,13 +26,14 @@ struct Settings {
   std::vector<std::string> methods;  ///< names of arms
   std::vector<std::uint64_t> seeds{1, 2, 3};
   std::vector<double> levels{.5, .2, .05};
-  std::int64_t runs = 6;  ///< of each method and seed, on its axis of strength
+  std::int64_t runs = 5;  ///< of each method and seed, on its axis of strength
   std::int64_t epochs = 10;
   bool quick = false;
   int threads = 1;
   std::filesystem::path out = "experiment-run";
   std::optional<std::uint64_t> only_seed;  ///< of `seeds`, the one that this process runs
   bool collect = false;                    ///< writes results.json from what there is
+  int jobs = 0;                            ///< seeds at once, each a process; 0: a core each
   std::string command;
 
   Settings() {
@@ -54,8 +57,14 @@ struct Settings {
     runs = 3;
   }
 
-  /// The level at which one seed's runs are looked into: matrix, log, examples.
-  [[nodiscard]] double inspected_level() const { return levels[levels.size() / 2]; }
+  /// The levels in the order of the measurements, so that a run that is cut short has the middle
+  /// one. One seed's runs nearest to it are looked at request by request.
+  [[nodiscard]] std::vector<double> levels_in_order() const {
+    std::vector<double> order(levels.rbegin(), levels.rend());
+    std::rotate(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(order.size() / 2),
+                order.end());
+    return order;
+  }
   [[nodiscard]] std::uint64_t inspected_seed() const { return seeds.front(); }
 };
 

@@ -1,14 +1,18 @@
 // The library's evaluation harness on the example's model.
 #include <ATen/Context.h>
+#include <ATen/ops/rand.h>
 #include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/embedding.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include <alkn/eval/eval.hpp>
 
 #include "continual/author_generator.hpp"
 #include "continual/batch.hpp"
@@ -75,7 +79,50 @@ alkn::eval::HarnessOptions short_options(const Transformer& net) {
   return options;
 }
 
+// [measure]
+struct Known {
+  double probability, rouge, extraction_strength;
+  alkn::eval::Interval interval;  ///< of the probability, over authors
+};
+
+Known measure(Transformer& net, const Tokenizer& tokenizer, const std::vector<Question>& questions,
+              const std::vector<std::int64_t>& authors) {
+  const auto model = [&](const at::Tensor& tokens) { return net.forward(tokens); };
+  alkn::eval::HarnessOptions options;
+  options.before = {Tokenizer::kBegin};  // begin question <answer> answer end
+  options.between = {Tokenizer::kAnswer};
+  options.end = Tokenizer::kEnd;
+  options.pad = Tokenizer::kPad;
+  options.context = net.config().context;
+  const alkn::eval::Harness harness(model, tokenizer, options, &net);
+  const Eigen::ArrayXd p = alkn::eval::probability(harness.losses(questions));
+  const auto scores = harness.scores(questions);
+  const auto texts = harness.generate(questions);
+  const auto number = static_cast<double>(questions.size());
+  Known known{p.mean(), 0, 0, alkn::eval::bootstrap_mean(p, {}, alkn::eval::clusters_of(authors))};
+  for (std::size_t i = 0; i < questions.size(); ++i) {
+    known.rouge += alkn::eval::rouge_l_recall(questions[i].answer, texts[i]) / number;
+    known.extraction_strength +=
+        alkn::eval::extraction_strength(scores[i].predicted, scores[i].answer) / number;
+  }
+  return known;
+}
+// [measure]
+
 }  // namespace
+
+TEST_CASE("the guide's twenty lines measure a model", "[harness][docs]") {
+  const auto net = model();
+  std::vector<std::int64_t> authors(40, 0);
+  std::fill(authors.begin() + 20, authors.end(), 1);
+  const Known known = measure(*net, tokenizer(), questions(), authors);
+  CHECK(known.probability > 0);
+  CHECK(known.probability < .02);  // untrained: about one over the size of the vocabulary
+  CHECK(known.interval.lower <= known.probability);
+  CHECK(known.interval.upper >= known.probability);
+  CHECK(known.rouge < .5);
+  CHECK(known.extraction_strength < .5);
+}
 
 TEST_CASE("losses and scores of answers against the definition", "[harness]") {
   const auto net = model();
