@@ -68,35 +68,27 @@ const continual::MethodEntry& entry(const std::string& name) {
   continual::data_error("a method of the trainer", name, "experiment");
 }
 
-Strength preset_strength(const std::string& name) {
-  for (const continual::PresetEntry& preset : continual::presets()) {
-    if (preset.name == name) {
-      return preset.strength;
-    }
-  }
-  continual::data_error("a preset of the trainer", name, "experiment");
+/// What all arms have in common but the rate: ten passes in batches of 32.
+Strength strength(double lr, double lambda, double retain_weight = 0) {
+  constexpr std::int64_t kEpochs = 10, kBatch = 32;
+  return {lr, lambda, retain_weight, kEpochs, kBatch};
 }
 
 /// The learning rates are those that are tried first: near a forget probability of one fifth on
 /// the default data.
 std::vector<Arm> make_arms() {
   std::vector<Arm> all;
-  const auto at = [](Strength strength, double lr) {
-    strength.lr = lr;
-    return strength;
-  };
-  const auto preset = [&](const char* name, double lr) {
+  const auto preset = [&](const char* name, double lr, double lambda) {
     all.push_back({std::string("alkn-") + name, std::string("ALKN, ") + name, "alkn", name,
-                   at(preset_strength(name), lr), entry("alkn").unlearn});
+                   strength(lr, lambda), entry("alkn").unlearn});
   };
-  preset("conflict", 6e-4);
-  preset("ratio", 2e-4);
-  preset("reference", 8e-4);
-  preset("paper", 8e-4);
+  preset("conflict", 6e-4, 2);
+  preset("ratio", 2e-4, 2);
+  preset("reference", 8e-4, 0.8);
+  preset("paper", 8e-4, 0.8);
   const auto ablation = [&](const char* name, const char* text, double lr,
                             Rows (*function)(const Run&)) {
-    all.push_back(
-        {name, text, "ablation", "conflict", at(preset_strength("conflict"), lr), function});
+    all.push_back({name, text, "ablation", "conflict", strength(lr, 2), function});
   };
   ablation("alkn-no-soft-labels", "ALKN without soft labels", 5e-4, &without_soft_labels);
   ablation("alkn-no-sparsity", "ALKN without sparsity", 3e-4, &without_sparsity);
@@ -105,9 +97,9 @@ std::vector<Arm> make_arms() {
   all.back().random_mask = true;
   const auto baseline = [&](const std::string& name, const std::string& text, const char* of,
                             double lr, double retain_weight) {
-    Strength strength = at(entry(of).strength, lr);
-    strength.retain_weight = retain_weight;
-    all.push_back({name, text, "baseline", "", strength, entry(of).unlearn});
+    const double lambda = name == "task-vector" ? 1 : 0;
+    all.push_back(
+        {name, text, "baseline", "", strength(lr, lambda, retain_weight), entry(of).unlearn});
   };
   baseline("task-vector", "task vector", "task-vector", 4e-4, 0);
   baseline("gradient-ascent", "gradient ascent", "gradient-ascent", 8e-5, 0);
@@ -118,8 +110,8 @@ std::vector<Arm> make_arms() {
              "gradient-ascent+retain", 1.5e-4, weight);
     baseline("npo+retain-" + text, "NPO + retain, weight " + text, "npo+retain", 2e-4, weight);
   }
-  all.push_back({"npo+mask", "NPO under ALKN's mask", "baseline", "",
-                 at(entry("npo").strength, 1.5e-4), &masked_npo});
+  all.push_back(
+      {"npo+mask", "NPO under ALKN's mask", "baseline", "", strength(1.5e-4, 0), &masked_npo});
   return all;
 }
 
