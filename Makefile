@@ -2,6 +2,7 @@
 # preset.
 #
 #   make demo              train a small model, then make it forget, method by method
+#   make experiment        compare all methods at equal forgetting, QUICK=1: a trial of a minute
 #   make test              build and run all tests
 #   make bench             build and run the benchmarks; QUICK=1: the main table, in a minute
 #   make golden FILES=...  check golden vectors that the oracle wrote
@@ -14,13 +15,15 @@
 #   make lint              clang-tidy over the headers
 #
 # PRESET=clang and so on choose another preset; JOBS=n another number of parallel compilers;
-# ARGS=... goes to the program of `demo`, `bench` and `report`.
+# ARGS=... goes to the program of `demo`, `experiment`,
+# `bench` and `report`.
 PRESET ?= release
 JOBS ?= $(shell nproc)
 RESULTS ?= build/experiment
 BUILD := build/$(PRESET)
 
-.PHONY: help setup dev-setup configure demo test bench golden tofu_metrics report results cuda docs format lint
+.PHONY: help setup dev-setup configure demo experiment test bench golden tofu_metrics report results \
+  cuda docs format lint
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -37,6 +40,11 @@ configure: setup
 demo: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target continual
 	@$(BUILD)/bin/continual --out build/demo $(ARGS)
+
+# Resumes: what is finished in the folder is kept.
+experiment: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target experiment
+	@$(BUILD)/bin/experiment --out build/experiment$(if $(QUICK),-quick --quick) $(ARGS)
 
 test: configure
 	@cmake --build $(BUILD) -j $(JOBS)
@@ -56,7 +64,8 @@ golden: configure
 
 tofu_metrics: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target tofu_metrics
-	@echo "built $(BUILD)/bin/tofu_metrics"
+	@mkdir -p build/bin && ln -sfn ../$(PRESET)/bin/tofu_metrics build/bin/tofu_metrics
+	@echo "built build/bin/tofu_metrics"
 
 report:
 	@scripts/report/run $(RESULTS) $(ARGS)

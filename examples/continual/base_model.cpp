@@ -62,12 +62,12 @@ std::string training_key(const std::vector<std::string>& texts, const Settings& 
   return fmt::format("base-{:016x}", hash);
 }
 
-/// Memorises the samples. Returns false if it was interrupted; a checkpoint is then on the disk.
+}  // namespace
+
 bool memorise(Transformer& model, const Samples& samples, const Settings& settings,
-              const std::filesystem::path& checkpoint) {
+              const std::int64_t steps, const std::filesystem::path& checkpoint) {
   const BaseSettings& base = settings.base;
   const std::int64_t per_epoch = num_batches(samples, base.batch);
-  const std::int64_t steps = base.epochs * per_epoch;
   // Outside a task a method is its base optimizer, AdamW; as a method it can be saved and resumed.
   alkn::TaskVector<> optimizer(model.named_parameters(), {}, alkn::AdamWOptions(base.lr));
   at::Tensor position = at::full({1}, 0, at::kLong);
@@ -108,8 +108,6 @@ bool memorise(Transformer& model, const Samples& samples, const Settings& settin
   return true;
 }
 
-}  // namespace
-
 std::optional<Trained> train_or_load(const DataSet& data, const Settings& settings,
                                      const std::filesystem::path& folder) {
   const auto texts = training_texts(data);
@@ -131,7 +129,9 @@ std::optional<Trained> train_or_load(const DataSet& data, const Settings& settin
   if (reused) {
     load_model(model_path, *model);
   } else {
-    if (!memorise(*model, encoded.training_samples(), settings, folder / (key + ".checkpoint"))) {
+    const Samples samples = encoded.training_samples();
+    const std::int64_t steps = settings.base.epochs * num_batches(samples, settings.base.batch);
+    if (!memorise(*model, samples, settings, steps, folder / (key + ".checkpoint"))) {
       return std::nullopt;
     }
     alkn::io::write_file(vocabulary_path, tokenizer.model());

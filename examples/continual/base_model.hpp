@@ -21,6 +21,12 @@ struct Trained {
   bool reused = false;  ///< found on the disk
 };
 
+/// Memorises the samples in `steps` steps: a linear warm-up over the first pass, then down to zero.
+/// Returns false if it was interrupted; a checkpoint is then on the disk, which settings.resume
+/// takes up.
+bool memorise(Transformer& model, const Samples& samples, const Settings& settings,
+              std::int64_t steps, const std::filesystem::path& checkpoint);
+
 /// The trained model of this data and these settings, from `folder` if it is there.
 /// Returns nothing if the training was interrupted; a checkpoint is then in the folder.
 std::optional<Trained> train_or_load(const DataSet& data, const Settings& settings,

@@ -40,6 +40,11 @@ struct Run {
   MetricsFile& metrics;
   double trained_loss;  ///< on what is shown, before the first request
   std::function<void(std::int64_t, const TaskRow&)> on_row;  ///< after each request
+
+  // What an experiment looks into; each may be empty.
+  std::function<Probabilities(std::int64_t task)> measure = {};  ///< in place of `evaluate`
+  std::function<void()> before_step = {};  ///< the gradients are there, the step is not taken
+  std::function<void(const std::vector<alkn::TensorReport>&)> after_step = {};
 };
 
 /// All rows of a run; nothing: it was interrupted, and a checkpoint is on the disk.

@@ -115,7 +115,13 @@ class Unlearning {
       }
       loss.backward();
       const double lr = unlearner_.param_groups().front().options().get_lr();
+      if (run_.before_step) {
+        run_.before_step();
+      }
       unlearner_.step();
+      if (run_.after_step) {
+        run_.after_step(unlearner_.last_tensors());
+      }
       schedule.step();
       run_.metrics.append(step_line(unlearner_.last_step(), forget_loss, retain_loss, lr));
       progress.step(fmt::format("loss {:.3f}", forget_loss));
@@ -144,7 +150,9 @@ class Unlearning {
     row.lambda = report.lambda;
     row.lambda_reduced = report.lambda_reduced;
     row.seconds = watch.seconds();
-    row.probabilities = evaluate(run_.model, run_.data, static_cast<std::size_t>(report.task));
+    row.probabilities =
+        run_.measure ? run_.measure(report.task)
+                     : evaluate(run_.model, run_.data, static_cast<std::size_t>(report.task));
     run_.metrics.append(task_line(report, row));
     alkn::save_checkpoint(run_.checkpoint, unlearner_);
     run_.on_row(report.task, row);

@@ -279,6 +279,14 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
     return core_->task_->last;
   }
 
+  /// What the last step did to each tensor, in the order of the groups; throws outside a task.
+  /// Cost: reads the masks.
+  [[nodiscard]] std::vector<TensorReport> last_tensors() const {
+    TORCH_CHECK(core_->in_task(), "alkn::", method_name(),
+                ": expected last_tensors() during a task, got none running");
+    return core_->tensor_reports();
+  }
+
   /// The options as they were given.
   [[nodiscard]] const Options& method_options() const noexcept { return options_; }
   /// The number of tasks that ended.

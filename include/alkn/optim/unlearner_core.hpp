@@ -142,6 +142,11 @@ class UnlearnerCore {
   TaskReport end_task(const std::function<double()>& judge, double bound, int iterations);
   void abandon(bool must_restore);
 
+  /// What the running task's last step did to each tensor.
+  [[nodiscard]] std::vector<TensorReport> tensor_reports() const {
+    return report(0, false).tensors;
+  }
+
   [[nodiscard]] bool in_task() const noexcept { return task_ != nullptr; }
   [[nodiscard]] bool holds_start() const noexcept {
     return settings_.negates || settings_.rollback;
