@@ -19,7 +19,7 @@
 # `bench` and `report`.
 PRESET ?= release
 JOBS ?= $(shell nproc)
-RESULTS ?= build/experiment
+RESULTS ?= build/experiment$(if $(QUICK),-quick)
 BUILD := build/$(PRESET)
 
 .PHONY: help setup dev-setup configure demo experiment test bench golden tofu_metrics report results \

@@ -364,6 +364,14 @@ class Docs(Folder):
         assert done.returncode == 0, done.stderr
         cls.text = cls.page.read_text()
 
+    def test_the_results_that_the_guide_shows_make_a_report(self):
+        guide = (ROOT / "docs" / "measure.md").read_text()
+        path = self.folder / "guide.json"
+        path.write_text(re.search(r"```json\n(.*?)```", guide, re.DOTALL)[1])
+        done = run(path, "--out", self.folder / "guide.html")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("At forget probability .20, ALKN keeps most", (self.folder / "guide.html").read_text())
+
     def test_says_what_the_results_say(self):
         results = loading.read_results(self.results)
         levels = comparing.compare(results)
