@@ -132,12 +132,18 @@ ALKN_DEVICE inline ScoreLanes score_numbers(const Header& header, float scale, c
   return score_lanes(n);
 }
 
+/// The random bits of the element with this number, by the lanes of number 0.
+ALKN_DEVICE inline U random_bits(const RoundingLanes& zero, U number) {
+  return random_bits(RoundingLanes{zero.weyl + number * kWeyl, zero.second});
+}
+
 /// What rounds the compact state of elements that share a rounding block.
 ALKN_DEVICE inline RoundingLanes rounding_of(const Table& table, const Tensor& tensor,
                                              const TensorState& state, std::int64_t element) {
   static_assert(kRoundingBlock % tuning::kChunk == 0, "one key a chunk");
   return rounding_lanes(
-      rounding_key(table.header->follows ? state.rounding_seed : tensor.t.rounding_seed, element));
+      rounding_key(table.header->follows ? state.rounding_seed : tensor.t.rounding_seed, element),
+      0U);
 }
 /// The number of an element in its rounding block.
 ALKN_DEVICE inline U number_of(std::int64_t element) {

@@ -95,8 +95,8 @@ ALKN_DEVICE inline std::uint32_t update_entries(const Block& block, const StepTe
                            element(in.exp_avg_sq, t.state_type, j)};
       AdamWState now = adamw_step(n.adamw, grads[j], in_union, old);
       if (compact) {
-        const Moments rounded = rounded_moments(now.exp_avg, now.exp_avg_sq, random);
-        now.exp_avg = rounded.exp_avg, now.exp_avg_sq = rounded.exp_avg_sq;
+        now.exp_avg = value_of(rounded_exp_avg(now.exp_avg, random) & 0xFFFF0000U);
+        now.exp_avg_sq = value_of(rounded_exp_avg_sq(now.exp_avg_sq, random) & 0xFFFF0000U);
       }
       const M moves = on || !n.freeze;
       params[j] = blend(moves, now.param, old.param);
