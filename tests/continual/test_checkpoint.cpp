@@ -221,14 +221,6 @@ TEST_CASE("resuming gives the same bits in half and double, and for the other me
   check_resuming<alkn::GradientAscent<torch::optim::SGD>>(at::kBFloat16, Backend::automatic);
 }
 
-TEST_CASE("resuming gives the same bits with a compact state") {
-  for (const Backend backend : tiny::kBackends) {
-    check_resuming<alkn::ALKN<>>(at::kFloat, backend, true);
-  }
-  check_resuming<alkn::ALKN<>>(at::kBFloat16, Backend::automatic, true);
-  check_resuming<alkn::ALKN<torch::optim::SGD>>(at::kFloat, Backend::automatic, true);
-}
-
 TEST_CASE("presets and a start on the host are resumed too") {
   const Folder folder;
   for (const auto& preset :
