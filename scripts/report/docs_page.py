@@ -54,8 +54,10 @@ def with_deviation(numbers):
 
 
 def paragraph(text, first="", other=""):
+    """In lines; a link stays on one, which Doxygen needs."""
+    text = re.sub(r"\[[^\]]*\]", lambda match: match[0].replace(" ", "\0"), text)
     return textwrap.fill(text, 118, initial_indent=first, subsequent_indent=other, break_long_words=False,
-                         break_on_hyphens=False)
+                         break_on_hyphens=False).replace("\0", " ")
 
 
 def level_rows(results, level):
