@@ -8,7 +8,7 @@
 #   make golden FILES=...  check golden vectors that the oracle wrote
 #   make tofu_metrics      build the metrics of TOFU's evaluation logs
 #   make report            draw the report of an experiment, RESULTS=FOLDER
-#   make results           write docs/results.md from docs/results/results.json
+#   make results           write docs/results.md; RESULTS=FOLDER: of that experiment, kept in docs/results
 #   make cuda              compile the CUDA kernels and test them without a GPU; a line for each
 #   make docs              build the reference, into build/docs
 #   make format            format the C++ files
@@ -71,7 +71,8 @@ report:
 	@scripts/report/run $(RESULTS) $(ARGS)
 
 results:
-	@scripts/report/run docs/results --docs docs/results.md
+	@$(if $(filter file,$(origin RESULTS)),,scripts/report/run $(RESULTS) --keep docs/results &&) \
+	  scripts/report/run docs/results --docs docs/results.md
 
 cuda: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target cuda_emulation_tests

@@ -2,12 +2,13 @@
 
     run RESULTS [--out FILE]       RESULTS: results.json, or the folder that it is in
     run RESULTS --docs FILE.md     a page of Markdown with its pictures, for the repository
+    run RESULTS --keep FOLDER      a copy with its logs, for the repository
 """
 import argparse
 import pathlib
 import sys
 
-from loading import InvalidInput, read_results
+from loading import InvalidInput, keep, read_results
 
 
 def main():
@@ -15,8 +16,13 @@ def main():
     parser.add_argument("results", type=pathlib.Path, help="results.json, or the folder that it is in")
     parser.add_argument("--out", type=pathlib.Path, help="report.html beside results.json unless given")
     parser.add_argument("--docs", type=pathlib.Path, metavar="FILE.md", help="instead: a page of Markdown")
+    parser.add_argument("--keep", type=pathlib.Path, metavar="FOLDER", help="instead: a copy with its logs")
     arguments = parser.parse_args()
     try:
+        if arguments.keep:
+            keep(arguments.results, arguments.keep)
+            print(f"wrote {arguments.keep / 'results.json'}")
+            return
         results = read_results(arguments.results)
         if arguments.docs:
             import docs_page

@@ -104,6 +104,22 @@ def check(results, path):
                         "a name in methods", answer["method"])
 
 
+def keep(path, folder):
+    """Copies a results.json that fits, and the logs that it names, into a folder of the repository."""
+    read_results(path)
+    path = path / "results.json" if path.is_dir() else path
+    results = parsed(read_text(path), path)
+    for seed in results["seeds"]:
+        for run in seed["runs"]:
+            if "log" in run:
+                log = f"logs/{seed['seed']}-{run['method']}-{run['strength']:g}.jsonl"
+                (folder / "logs").mkdir(parents=True, exist_ok=True)
+                (folder / log).write_text(read_text(path.parent / run["log"]), encoding="utf-8")
+                run["log"] = log
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def read_results(path):
     """results.json, and under each run's "lines" the log that it names. Methods without a run, of an experiment that is
     not finished, go from "methods" to "not_run"."""

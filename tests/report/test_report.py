@@ -383,6 +383,18 @@ class Docs(Folder):
         self.assertRegex(self.text, r"- ALKN without sparsity keeps \.\d\d less of the unseen than ALKN, conflict\.")
         self.assertIn("    tests/report/fixture.py FOLDER\n", self.text)
 
+    def test_results_are_kept_with_their_logs(self):
+        done = run(self.results, "--keep", self.folder / "kept")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        before, kept = loading.read_results(self.results), loading.read_results(self.folder / "kept")
+        logs = [run["log"] for run in kept["seeds"][0]["runs"] if "log" in run]
+        self.assertIn("logs/1-npo-0.0001.jsonl", logs)
+        self.assertEqual(len(list((self.folder / "kept" / "logs").iterdir())), len(logs))
+        for results in (before, kept):
+            for one in results["seeds"][0]["runs"]:
+                one.pop("log", None)
+        self.assertEqual(before, kept)
+
     def test_its_pictures_stand_alone(self):
         names = re.findall(r"\]\((results/[\w-]+\.svg)\)", self.text)
         self.assertEqual(len(names), 3)
