@@ -582,6 +582,12 @@ TEST_CASE("start_weights puts the weights of the start into the model for a scop
   {
     const auto scope = bare.start_weights();  // nothing was written yet
     CHECK(same_bits(model.copies(), before));
+    tiny::set_gradients(model.params, 1);
+    CHECK(
+        error_of([&] { without.step(); }) ==
+        "alkn::GradientAscent: expected the fine-tuned weights in the model, got a step inside the "
+        "scope of start_weights()");
+    CHECK(same_bits(model.copies(), before));
   }
   tiny::step(without, bare, model);
   CHECK(error_of([&] { const auto scope = bare.start_weights(); }) ==

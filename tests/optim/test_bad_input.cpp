@@ -228,12 +228,20 @@ TEST_CASE("alkn::AdamW's options: defaults, groups, and what is set later") {
         [](auto options, double x) { return options.weight_decay(x); });
 }
 
-TEST_CASE("a foreign base's learning rate is checked at the start of a task") {
+TEST_CASE("a foreign base's learning rate is checked at the start of a task and at its steps") {
   Model model;
   alkn::TaskVector<torch::optim::SGD> method(model.params, {}, torch::optim::SGDOptions(0.1));
   method.param_groups()[0].options().set_lr(kNaN);
   CHECK(error_of([&] { static_cast<void>(method.begin_task({.steps = 1})); }) ==
         "alkn::TaskVector: expected lr in [0, inf), got nan (group 0)");
+  method.param_groups()[0].options().set_lr(0.1);
+  const auto task = method.begin_task({.steps = 1});
+  tiny::set_gradients(model.params, 1);
+  const auto before = model.copies();
+  method.param_groups()[0].options().set_lr(-0.1);
+  CHECK(error_of([&] { method.step(); }) ==
+        "alkn::TaskVector: expected lr in [0, inf), got -0.1 (group 0)");
+  CHECK(same_bits(model.copies(), before));
 }
 
 TEST_CASE("groups name parameters that are there, once") {

@@ -166,6 +166,7 @@ class UnlearnerCore {
   void match_parameters(const std::vector<NamedParameter>& named);
   void take_given_masks();
   void check_parameters(bool gradients);
+  void check_options() const;
   Backend backend() const;
   void start_training();
   void rank_by_use();

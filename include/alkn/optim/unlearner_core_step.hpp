@@ -121,6 +121,16 @@ inline void UnlearnerCore::check_parameters(bool gradients) {
                     parameters_.size(), " parameters, got ", i);
 }
 
+/// Throws for group options out of range: all of alkn::AdamW's, the learning rate of another base.
+inline void UnlearnerCore::check_options() const {
+  base_.check_options();
+  const auto& groups = base_.optimizer().param_groups();
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    check_range(settings_.owner, "lr", groups[g].options().get_lr(), Range::non_negative(),
+                fmt::format("group {}", g));
+  }
+}
+
 inline Backend UnlearnerCore::backend() const {
   CommonBackend common(settings_.backend, settings_.owner);
   for (const ParameterState& p : parameters_) common.add(p.param, p.name);
@@ -160,7 +170,7 @@ inline void UnlearnerCore::task_step() {
               task.announced, " steps as announced to begin_task, got one more (task ", num_tasks_,
               ")");
   check_parameters(true);
-  base_.check_options();
+  check_options();
   if (!task.training) start_training();
   slots_.resize(parameters_.size());
   for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(parameters_[i], slots_[i]);

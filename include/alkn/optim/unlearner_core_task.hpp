@@ -78,12 +78,8 @@ inline std::int64_t UnlearnerCore::begin_task(const TaskOptions& options) {
   TORCH_CHECK_VALUE(options.steps >= 1, "alkn::", settings_.owner,
                     ": expected steps in [1, inf), got ", options.steps, " (begin_task)");
   check_parameters(false);
-  base_.check_options();
+  check_options();
   auto& groups = base_.optimizer().param_groups();
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    check_range(settings_.owner, "lr", groups[g].options().get_lr(), Range::non_negative(),
-                fmt::format("group {}", g));
-  }
   auto task = std::make_unique<TaskState>();
   task->announced = options.steps;
   task->serial = next_serial_;
@@ -151,8 +147,9 @@ inline void UnlearnerCore::accumulate_retain_gradient(const Tensor& loss) {
 /// the rounded start; their masters keep the fine-tuned values.
 inline void UnlearnerCore::swap_start(bool in) {
   const at::NoGradGuard no_grad;
-  if (!task_ || task_->swapped == in || !holds_start()) return;
+  if (!task_ || task_->swapped == in) return;
   for (ParameterState& p : parameters_) {
+    if (!holds_start()) break;  // before the first step the model has these weights
     const Tensor master = base_.masters().get(p.param);
     if (master.defined()) {
       p.param.copy_(in ? p.start : master);
