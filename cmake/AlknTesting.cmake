@@ -52,6 +52,11 @@ function(alkn_add_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT}
                        ENVIRONMENT "ALKN_SHARED_DIR=${ALKN_SHARED_DIR}")
   if(arg_TORCH)
+    # Half of the time that these files take to compile is -O3's. The kernels in them have tests
+    # without LibTorch, which keep it, and the same bits at every level.
+    if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
+      target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+    endif()
     # LibTorch's threads wait actively: two such tests at once on few cores slow each other far
     # down.
     set_tests_properties(${name} PROPERTIES LABELS "torch;${arg_LABELS}" PROCESSORS 2)
