@@ -92,6 +92,10 @@ class Spread:
         return statistics.fmean(self.values) if self.values else None
 
     @property
+    def median(self):
+        return statistics.median(self.values) if self.values else None
+
+    @property
     def deviation(self):
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
@@ -112,7 +116,8 @@ def spread(values):
 class Row:
     """A method at a level."""
     method: dict
-    reached: int = 0  # by so many seeds
+    tried: int = 0    # with so many seeds
+    reached: int = 0  # by so many of them
     shown: Spread = field(default_factory=lambda: Spread([]))
     unseen: Spread = field(default_factory=lambda: Spread([]))
     gained: Spread = field(default_factory=lambda: Spread([]))  # unseen, minus the first method's on the same seed
@@ -121,6 +126,17 @@ class Row:
     distance: Spread = field(default_factory=lambda: Spread([]))
     extraction: Spread = field(default_factory=lambda: Spread([]))
     relearned: Spread = field(default_factory=lambda: Spread([]))
+
+
+    @property
+    def everywhere(self):
+        return self.reached == self.tried > 0
+
+    def seeds(self, number):
+        """What to say of the seeds where not all of them came to the level: "2 of 3 seeds"."""
+        if self.reached < self.tried:
+            return f"{self.reached} of {self.tried} seeds"
+        return f"{self.tried} seed{'s' if self.tried > 1 else ''}" if self.tried < number else ""
 
 
 @dataclass
@@ -159,6 +175,7 @@ def compare(results, relearning_steps=10):
             runs = [run for run, point in zip(runs, points) if run and point]
             rows.append(Row(
                 method,
+                tried=sum(bool(method_runs(seed, name)) for seed in seeds),
                 reached=sum(point is not None for point in points),
                 shown=spread(point["shown"] for point in points if point),
                 unseen=spread(point["unseen"] for point in points if point),
@@ -246,7 +263,7 @@ def summary(results, table):
     level = next(row for row in table if row.forgotten == focus_level(results))
     seeds = results["seeds"]
     number = len(seeds)
-    whole = [row for row in level.rows if row.reached == number]
+    whole = [row for row in level.rows if row.everywhere]
     at = f"forget probability {short(level.forgotten)}"
     if not whole:
         return [f"No method came to {at} with every seed."]
@@ -254,6 +271,7 @@ def summary(results, table):
     best = ranked[0]
     before = mean_of(seeds, "base", "probability", "unseen")
     only = len(ranked) == 1
+    fewer = [row.method["title"] for row in level.rows if row.tried < number]
     sentences = [
         (f"Only {best.method['title']} came to {at}" if only else
          f"At {at}, {best.method['title']} keeps most of what nobody asked to forget")
@@ -280,8 +298,10 @@ def summary(results, table):
                 else f"{row.method['title']} does not get there"
         sentences.append(f"Of the {len(ranked)} methods that forget this much, ranked by what is kept of the unseen: "
                          f"{enumeration(map(rank, presets))}.")
+    if fewer:
+        sentences.append(f"With fewer than {number} seeds, and means over those: {enumeration(fewer)}.")
     lowest = [row for row in table if not row.is_gold][-1]
-    missing = [row.method["title"] for row in lowest.rows if row.reached < number]
+    missing = [row.method["title"] for row in lowest.rows if not row.everywhere]
     if missing:
         who = enumeration(missing)
         sentences.append(f"Not every seed came to {short(lowest.forgotten)} with {who}." if number > 1 else
@@ -290,7 +310,7 @@ def summary(results, table):
         sentences.append(f"Every method came to {short(lowest.forgotten)}.")
     back = [row for row in level.rows if row.relearned.values]
     gold_back = spread(relearned(seed["gold"], 10) for seed in seeds).mean
-    if back and gold_back is not None:
+    if len(back) > 1 and gold_back is not None:
         least = min(back, key=lambda row: row.relearned.mean)
         most = max(back, key=lambda row: row.relearned.mean)
         sentences.append(

@@ -69,8 +69,8 @@ def level_rows(results, level):
             rows.append([row.method["title"], "not reached", "", "", "", "", ""])
             continue
         kept = with_deviation(row.unseen)
-        if row.reached < len(results["seeds"]):
-            kept += f" ({row.reached} of {len(results['seeds'])} seeds)"
+        if said := row.seeds(len(results["seeds"])):
+            kept += f" ({said})"
         distance = short(row.distance.mean)
         if row.distance.values:
             distance += f" (at {short(row.measured_at.mean)})"
@@ -103,19 +103,19 @@ def part_sentence(row, first):
     gain = row.gained
     if not gain.values:
         return f"{row.method['title']}: does not get there."
+    seeds = " (one seed)" if len(gain.values) == 1 else ""
     unclear = gain.low < 0 < gain.high
     word = "as much, within the spread of the seeds," if unclear or abs(gain.mean) < 0.005 else \
         f"{short(abs(gain.mean))} {'more' if gain.mean > 0 else 'less'}"
-    return f"{row.method['title']} keeps {word} of the unseen than {first['title']}." if not word.startswith("as much") \
-        else f"{row.method['title']} keeps {word} of the unseen as {first['title']}."
+    return f"{row.method['title']} keeps {word} of the unseen than {first['title']}{seeds}." if not word.startswith("as much") \
+        else f"{row.method['title']} keeps {word} of the unseen as {first['title']}{seeds}."
 
 
 def advice(results, table_):
     """What the numbers mean for someone who chooses."""
     level = next(row for row in table_ if row.forgotten == comparing.focus_level(results))
     at = short(level.forgotten)
-    number = len(results["seeds"])
-    reached = [row for row in level.rows if row.reached == number]
+    reached = [row for row in level.rows if row.everywhere]
     lines = []
     if not reached:
         return lines
@@ -134,7 +134,7 @@ def advice(results, table_):
                  f"of that and {short(gap.unseen.mean)} of the rest.")
     relearned = sorted((row for row in reached if row.relearned.values), key=lambda row: row.relearned.mean)
     gold = spread(comparing.relearned(seed["gold"], 10) for seed in results["seeds"]).mean
-    if relearned and gold is not None:
+    if len(relearned) > 1 and gold is not None:
         lines.append(f"**If others can train the model**, forgetting is thin: ten steps on half of the questions bring "
                      f"the other half from {at} to {short(relearned[0].relearned.mean)} "
                      f"({relearned[0].method['title']}) up to {short(relearned[-1].relearned.mean)} "
@@ -147,17 +147,11 @@ def advice(results, table_):
         rise = spread(after - before for after, before in pairs if after is not None and before is not None).mean
         if rise is not None:
             quantized.append((rise, row.method["title"]))
-    if quantized:
+    if len(quantized) > 1:
         rise, title = max(quantized)
         lines.append("**If the model will be quantised to four bits**, measure again: "
                      + (f"with {title} the forget probability rises by {short(rise)}, the most of all." if rise > 0 else
                         "here it brought nothing back."))
-    costs = sorted((spread(run["seconds"] for seed in results["seeds"]
-                           for run in comparing.method_runs(seed, row.method["name"])).mean or 0, row.method["title"])
-                   for row in reached)
-    if costs[0][0]:
-        lines.append(f"**Time.** {costs[0][1]} is the cheapest, {page.duration(costs[0][0])} a run; {costs[-1][1]} "
-                     f"the dearest, {page.duration(costs[-1][0])}.")
     return lines
 
 

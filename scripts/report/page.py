@@ -48,8 +48,7 @@ def level_table(results, level):
             number = len(results["seeds"])
             unseen = with_deviation(row.unseen)
             unseen["kind"] = "best" if row.unseen.mean == best else ""
-            if row.reached < number:
-                unseen["small"] += f" {row.reached} of {number} seeds"
+            unseen["small"] += f" {row.seeds(number)}"
             distance = with_deviation(row.distance)
             if row.measured_at.values and row.distance.values:
                 distance["small"] = f"at {short(row.measured_at.mean)}"
@@ -298,7 +297,7 @@ def duration(seconds):
 def tiles(results, table):
     seeds = results["seeds"]
     level = next(row for row in table if row.forgotten == comparing.focus_level(results))
-    best = max((row.unseen.mean for row in level.rows if row.reached == len(seeds)), default=None)
+    best = max((row.unseen.mean for row in level.rows if row.everywhere), default=None)
     runs = [run for seed in seeds for run in seed["runs"]]
     seconds = [run["seconds"] for run in runs if run["seconds"] is not None]
     result = [(short(comparing.mean_of(seeds, "base", "probability", "forgotten")),

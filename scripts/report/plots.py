@@ -428,7 +428,7 @@ class Plots:
                 return comparing.spread(run.get(field) for run in runs)
 
             def draw(ax, method, y):
-                look, value = self.looks[method["name"]], values(method).mean
+                look, value = self.looks[method["name"]], values(method).median
                 if value is None:
                     return
                 gid = series_id(method["name"], f"{method['title']}: {value / scale:.3g} {unit}")
@@ -437,7 +437,7 @@ class Plots:
                 texts.append(f"{method['title']} {value / scale:.3g} {unit}")
 
             def set_axis(ax):
-                most = max((values(method).mean or 0 for method in self.methods), default=0) / scale
+                most = max((values(method).median or 0 for method in self.methods), default=0) / scale
                 ax.set_xlim(0, 1.2 * most or 1)
                 ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
                 ax.set_xlabel(unit)
@@ -454,7 +454,7 @@ class Plots:
             return None
         wide = self.rows(660, panels)
         narrow = [self.rows(NARROW, [one]) for one in panels]
-        text = "Cost of a run, mean over runs: " + "; ".join(dict.fromkeys(texts)) + "."
+        text = "Cost of a run, median over runs: " + "; ".join(dict.fromkeys(texts)) + "."
         return self.finish(wide, text), [self.finish(fig, text) for fig in narrow]
 
 

@@ -119,6 +119,17 @@ class Arithmetic(unittest.TestCase):
         self.assertIn("A keeps .60 of the unseen", text[1])
         self.assertIn("B keeps .15 more of the unseen, with every seed (.10 to .20)", text[1])
 
+    def test_a_seed_that_has_not_run_is_no_failure(self):
+        seeds = [self.seed((0.8, 0.5)), self.seed((0.8, 0.7)), self.seed((0.8, 0.6), forgotten=(0.6, 0.5))]
+        seeds[0]["runs"] += self.seed((0.9, 0.8), name="b")["runs"]
+        results = {"seeds": seeds, "levels": [0.1], "methods": [{"name": "a", "title": "A"}, {"name": "b", "title": "B"}]}
+        level = comparing.compare(results)[0]
+        self.assertEqual([(row.tried, row.reached, row.seeds(3)) for row in level.rows],
+                         [(3, 2, "2 of 3 seeds"), (1, 1, "1 seed")])
+        text = comparing.summary(results, [level])
+        self.assertIn("Only B came to forget probability .10", text[0])
+        self.assertIn("With fewer than 3 seeds, and means over those: B.", text)
+
     def test_no_method_that_gets_there_is_no_headline(self):
         results = {"seeds": [self.seed((0.8, 0.3))], "levels": [0.05], "methods": [{"name": "a", "title": "A"}]}
         self.assertEqual(comparing.summary(results, comparing.compare(results)),
