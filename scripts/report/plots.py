@@ -162,15 +162,22 @@ class Plots:
     def draw_trade_off(self, ax, group, kept, title):
         """Draws the curves; says where they end."""
         golds = [seed["gold"]["probability"] for seed in self.seeds]
+        known = [p["forgotten"] for p in golds if p["forgotten"] is not None] + self.results["levels"]
         lowest = min([p["forgotten"] for method in self.methods for seed in self.seeds
-                      for _, p in comparing.curve(seed, method["name"])] + [p["forgotten"] or 1 for p in golds])
+                      for _, p in comparing.curve(seed, method["name"])] + known)
+        # what has collapsed stands at the border
+        border = max(0.6 * lowest, 5e-6, min(5e-4, 0.3 * min(known)))
+
+        def forgotten(points):
+            return [max(p["forgotten"], border) for p in points]
+
         names = [method["name"] for method in group]
         for level in self.results["levels"]:
             ax.axvline(level, color=GRID, linewidth=1.2)
         for method in self.methods:
             if method["name"] not in names:
                 curve = comparing.mean_curve(self.seeds, method["name"])
-                ax.plot([p["forgotten"] for p in curve], [p[kept] for p in curve], color=FAINT, linewidth=1.2,
+                ax.plot(forgotten(curve), [p[kept] for p in curve], color=FAINT, linewidth=1.2,
                         gid=series_id(method["name"], method["title"]))
         ends = []
         for method in group:
@@ -178,21 +185,21 @@ class Plots:
             gid = series_id(method["name"], method["title"])
             several = len(self.seeds) > 1
             for seed in self.seeds if several else []:
-                curve = comparing.curve(seed, method["name"])
-                ax.plot([p["forgotten"] for _, p in curve], [p[kept] for _, p in curve], color=look.colour,
+                curve = [p for _, p in comparing.curve(seed, method["name"])]
+                ax.plot(forgotten(curve), [p[kept] for p in curve], color=look.colour,
                         linewidth=0.7, alpha=0.5, marker=".", markersize=4, gid=gid)
             curve = comparing.mean_curve(self.seeds, method["name"])
-            ax.plot([p["forgotten"] for p in curve], [p[kept] for p in curve], color=look.colour,
+            ax.plot(forgotten(curve), [p[kept] for p in curve], color=look.colour,
                     linestyle=look.dashes, marker=look.marker, markerfacecolor=look.face, markersize=5.5, gid=gid,
-                    markevery=(4, 8) if several else None, label=wrapped(method["title"], 24))
+                    markevery=(4, 8) if len(curve) > 12 else None, label=wrapped(method["title"], 24))
             if curve:
                 ends.append(f"{method['title']} ends at forgotten {short(curve[-1]['forgotten'])}, kept "
                             f"{short(curve[-1][kept])}")
         for p in golds:
             if p["forgotten"] is not None and p[kept] is not None:
-                ax.plot([max(p["forgotten"], 1e-5)], [p[kept]], "*", color=INK, markersize=12, markeredgewidth=0,
+                ax.plot(forgotten([p]), [p[kept]], "*", color=INK, markersize=12, markeredgewidth=0,
                         gid=series_id("gold", f"gold model: {short(p['forgotten'])} forgotten, {short(p[kept])} kept"))
-        log_odds_axis(ax.xaxis, 0.997, max(0.6 * lowest, 5e-6))
+        log_odds_axis(ax.xaxis, 0.997, 0.85 * border)
         probability_axis(ax.yaxis)
         ax.set_title(title)
         ax.set_xlabel("probability of what was to be forgotten →")
