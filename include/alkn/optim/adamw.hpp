@@ -214,7 +214,7 @@ class AdamW : public torch::optim::Optimizer {
       for (auto& group : param_groups_) {
         for (Tensor& param : group.params()) {
           if (!slots[i++].grad.defined()) continue;
-          auto& state = static_cast<AdamWParamState&>(*state_.at(param.unsafeGetTensorImpl()));
+          AdamWParamState& state = held_state(param);
           state.step(state.step() + 1);
           masters_.agree(param);
         }
@@ -230,7 +230,7 @@ class AdamW : public torch::optim::Optimizer {
     for (auto& group : param_groups_) {
       for (Tensor& param : group.params()) {
         if (stepped[i++] == 0) continue;
-        AdamWParamState& state = state_of(param);
+        AdamWParamState& state = held_state(param);
         state.step(state.step() - 1);
       }
     }
@@ -256,17 +256,22 @@ class AdamW : public torch::optim::Optimizer {
  private:
   friend struct detail::AdamWArchive;
 
+  /// The state of a parameter that has been stepped.
+  AdamWParamState& held_state(const Tensor& param) {
+    return static_cast<AdamWParamState&>(*state_.at(param.unsafeGetTensorImpl()));
+  }
+
+  /// The same, created where there is none.
   AdamWParamState& state_of(const Tensor& param, at::ScalarType type) {
-    auto& entry = state_[param.unsafeGetTensorImpl()];
-    if (!entry) {
+    if (state_.find(param.unsafeGetTensorImpl()) == state_.end()) {
       auto fresh = std::make_unique<AdamWParamState>();
       const auto options = param.options().dtype(type).requires_grad(false);
-      if (state_.size() == 1) arrays_.renew(moment_bytes());
+      if (state_.empty()) arrays_.renew(moment_bytes());
       fresh->exp_avg(arrays_.zeros(param.sizes(), options))
           .exp_avg_sq(arrays_.zeros(param.sizes(), options));
-      entry = std::move(fresh);
+      state_.insert_or_assign(param.unsafeGetTensorImpl(), std::move(fresh));
     }
-    auto& state = static_cast<AdamWParamState&>(*entry);
+    AdamWParamState& state = held_state(param);
     if (state.exp_avg().scalar_type() != type) {  // the option has changed
       state.exp_avg(state.exp_avg().to(type)).exp_avg_sq(state.exp_avg_sq().to(type));
     }
