@@ -161,16 +161,17 @@ class SeedRun {
         }
         Json run = read_json(folder / "runs" / file);
         if (fs::exists(folder / "points" / file)) {
-          Json point = read_json(folder / "points" / file);
-          for (std::size_t i = 0; point.contains("answers") && i < examples.size(); ++i) {
-            examples[i]["unlearned"].push_back(
-                {{"method", name}, {"strength", run["strength"]}, {"answer", point["answers"][i]}});
-          }
-          point.erase("answers");
-          run.update(point);
+          run.update(read_json(folder / "points" / file));
         }
         if (fs::exists(folder / "by-task" / file)) {
-          run.update(read_json(folder / "by-task" / file));
+          Json inspected = read_json(folder / "by-task" / file);
+          for (std::size_t i = 0; i < examples.size(); ++i) {
+            examples[i]["unlearned"].push_back({{"method", name},
+                                                {"strength", run["strength"]},
+                                                {"answer", inspected["answers"][i]}});
+          }
+          inspected.erase("answers");
+          run.update(inspected);
         }
         entry["runs"].push_back(std::move(run));
       }
