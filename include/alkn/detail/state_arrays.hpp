@@ -22,7 +22,7 @@ class StateArrays {
   }
 
   /// @returns zeros of `sizes`, contiguous; throws std::bad_alloc where there is no memory
-  Tensor zeros(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  at::Tensor zeros(at::IntArrayRef sizes, const at::TensorOptions& options) {
     std::size_t bytes = options.dtype().itemsize();
     for (const std::int64_t size : sizes) bytes *= static_cast<std::size_t>(size);
     if (!options.device().is_cpu() || bytes == 0) return at::zeros(sizes, options);
