@@ -37,7 +37,9 @@ ALKN_INLINE void prefetch(const void* p, std::int64_t offset) {
   const auto at = reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(offset);
   ALKN_UNROLL
   for (std::uintptr_t line = 0; line < kBytes; line += 64) {
-    __builtin_prefetch(reinterpret_cast<const void*>(at + line));
+    // a pointer past the array's end may not be computed, a number may
+    __builtin_prefetch(
+        reinterpret_cast<const void*>(at + line));  // NOLINT(performance-no-int-to-ptr)
   }
 }
 
