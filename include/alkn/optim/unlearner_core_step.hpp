@@ -124,6 +124,7 @@ inline void UnlearnerCore::check_parameters(bool gradients) {
 /// Throws for group options out of range: all of alkn::AdamW's, the learning rate of another base.
 inline void UnlearnerCore::check_options() const {
   base_.check_options();
+  if (base_.fused()) return;  // alkn::AdamW has checked its learning rates
   const auto& groups = base_.optimizer().param_groups();
   for (std::size_t g = 0; g < groups.size(); ++g) {
     check_range(settings_.owner, "lr", groups[g].options().get_lr(), Range::non_negative(),
