@@ -26,8 +26,8 @@ struct Settings {
   std::vector<std::string> methods;  ///< names of arms
   std::vector<std::uint64_t> seeds{1, 2, 3};
   std::vector<double> levels{.5, .2, .05};
-  std::int64_t runs = 5;  ///< of each method and seed, on its axis of strength
-  std::int64_t epochs = 10;
+  std::int64_t runs = 6;  ///< of each method and seed, on its axis of strength
+  std::int64_t epochs = 20;
   bool quick = false;
   int threads = 1;
   std::filesystem::path out = "experiment-run";

@@ -43,7 +43,7 @@ struct WorldSettings {
   std::vector<std::filesystem::path> paths;  ///< TOFU's folder; none: authors are made up
   std::int64_t tasks = 5;
   std::int64_t authors_per_task = 1;
-  std::int64_t shown = 5;
+  std::int64_t shown = 9;
   std::int64_t selection = 3;  ///< kept and never shown: settings are chosen by these
   std::int64_t unseen = 6;     ///< kept and never shown: results are reported on these
   std::int64_t held_out = 5;   ///< known to no model
