@@ -194,6 +194,9 @@ inline std::vector<ArmMaker> all_arms(int slow) {
                                                          sgd, false, 56.3, 40.3));
   arms.push_back(detail::method<ALKN<torch::optim::AdamW>>(
       "ALKN over torch AdamW", Kind::more, options, adamw, false, 108.3, 48.3, slow));
+  arms.push_back(detail::method<ALKN<>>("ALKN, first task, Backend::aten", Kind::slow,
+                                        ALKNOptions().backend(Backend::aten), fast, false, 385,
+                                        48.3, slow));
   arms.push_back(detail::plain(false, slow));
   arms.push_back(detail::plain(true, slow));
   return arms;

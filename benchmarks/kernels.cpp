@@ -73,49 +73,60 @@ Array plain_array(std::int64_t size) {
   return array;
 }
 
-/// A step over one tensor, with everything that it keeps.
+/// A step over one tensor, or over many of `piece` elements, with everything that it keeps.
 class Step {
  public:
-  Step(std::int64_t size, float* param, const float* grad, bool later, kernel::DType state_type) {
+  Step(std::int64_t size, float* param, const float* grad, bool later, kernel::DType state_type,
+       std::int64_t piece = std::numeric_limits<std::int64_t>::max()) {
     const std::int64_t words = (size + 63) / 64;
     const std::int64_t width = state_type == kernel::DType::bfloat16 ? 2 : 4;
     const auto bytes = static_cast<std::size_t>(size * width);
     arena_.reserve(static_cast<std::size_t>(size) * 4 + 3 * bytes +
                    2 * static_cast<std::size_t>(words) * 8);
-    tensor_.size = size, tensor_.param = param, tensor_.grad = grad;
-    tensor_.state_type = state_type;
-    tensor_.exp_avg = arena_.allocate(bytes), tensor_.exp_avg_sq = arena_.allocate(bytes);
-    retain_ = arena_.allocate_array<float>(size), tensor_.retain = retain_;
-    tensor_.score = arena_.allocate(bytes);
-    tensor_.mask = arena_.allocate_array<std::uint64_t>(words);
-    if (later) {
-      auto* used = arena_.allocate_array<std::uint64_t>(words);
-      for (std::int64_t i = 0; i < words; ++i)
-        used[i] = kernel::mixed(static_cast<std::uint64_t>(i));
-      tensor_.used = used;
+    auto* exp_avg = static_cast<char*>(arena_.allocate(bytes));
+    auto* exp_avg_sq = static_cast<char*>(arena_.allocate(bytes));
+    retain_ = arena_.allocate_array<float>(size);
+    auto* score = static_cast<char*>(arena_.allocate(bytes));
+    auto* mask = arena_.allocate_array<std::uint64_t>(words);
+    auto* used = later ? arena_.allocate_array<std::uint64_t>(words) : nullptr;
+    for (std::int64_t i = 0; later && i < words; ++i)
+      used[i] = kernel::mixed(static_cast<std::uint64_t>(i));
+    for (std::int64_t i = 0; i < size; i += std::min(piece, size)) {
+      kernel::StepTensor& t = tensors_.emplace_back();
+      t.size = std::min(piece, size - i), t.param = param + i, t.grad = grad + i;
+      t.state_type = state_type;
+      t.exp_avg = exp_avg + i * width, t.exp_avg_sq = exp_avg_sq + i * width;
+      t.retain = retain_ + i, t.score = score + i * width;
+      t.mask = mask + i / 64, t.used = later ? used + i / 64 : nullptr;
+      t.learns_threshold = !later;
+      t.adamw.decay[0] = t.adamw.decay[1] = 1 - 1e-7F;
+      t.adamw.step_size[0] = t.adamw.step_size[1] = 1e-5F;
+      t.adamw.bias2_sqrt = 0.5F;
     }
-    tensor_.learns_threshold = !later;
-    tensor_.adamw.decay[0] = tensor_.adamw.decay[1] = 1 - 1e-7F;
-    tensor_.adamw.step_size[0] = tensor_.adamw.step_size[1] = 1e-5F;
-    tensor_.adamw.bias2_sqrt = 0.5F;
     args_.mask = kernel::MaskKind::localized;
     args_.max_norm = 1, args_.penalty = 0.5F, args_.threshold_due = true;
   }
   [[nodiscard]] float* retain() { return retain_; }
-  void grad(const float* grad) { tensor_.grad = grad; }
   void scale(float alignment) { args_.alignment = alignment; }
+  /// AdamW's step, nothing else.
+  void plain() {
+    args_.mask = kernel::MaskKind::none;
+    args_.max_norm = 0, args_.check_finite = false;
+  }
 
   void run() {
-    tensor_.rounding_seed = kernel::mixed(++count_);
+    ++count_;
+    for (kernel::StepTensor& t : tensors_) t.rounding_seed = kernel::mixed(count_);
     const kernel::ParallelFor parallel(run_parallel, omp_get_max_threads());
-    if (step_.run(&tensor_, 1, args_, parallel).skipped) {
+    const auto number = static_cast<std::int64_t>(tensors_.size());
+    if (step_.run(tensors_.data(), number, args_, parallel).skipped) {
       throw std::logic_error("a step was skipped: the gradient is not finite");
     }
   }
 
  private:
   kernel::Arena arena_;
-  kernel::StepTensor tensor_;
+  std::vector<kernel::StepTensor> tensors_;
   kernel::StepArgs args_;
   kernel::CpuStep step_;
   float* retain_ = nullptr;
@@ -265,6 +276,34 @@ void compare_inputs(Bench& bench) {
   bench.report(comparison, "inputs of a first task", "normal");
 }
 
+/// Tensors of 2048 elements against one of them all: what the kernels themselves pay for a tensor.
+void compare_pieces(Bench& bench) {
+  constexpr std::int64_t kPiece = 2048;
+  struct Kind {
+    const char* name;
+    bool later, plain;
+    double bytes;
+  };
+  std::deque<Step> steps;
+  for (const Kind& kind : {Kind{"AdamW", false, true, 28}, Kind{"later task", true, false, 48.25},
+                           Kind{"first task", false, false, 48.3}}) {
+    Comparison comparison(bench.subject(), [&] { bench.refresh(); });
+    comparison.add(bench.ceiling());
+    for (const std::int64_t piece : {bench.size, kPiece}) {
+      Step& step = steps.emplace_back(bench.size, bench.param.get(), bench.grad.get(), kind.later,
+                                      kernel::DType::float32, piece);
+      std::copy_n(bench.noise.next(), bench.size, step.retain());
+      if (kind.plain) step.plain();
+      comparison.add({fmt::format("{}, {}", kind.name, piece == kPiece ? "tensors of 2048" : "one"),
+                      [&step] { step.run(); }, kind.bytes, kind.bytes, 16.25});
+    }
+    comparison.run(bench.rounds);
+    bench.report(comparison, fmt::format("small tensors, {}", kind.name),
+                 fmt::format("{}, one", kind.name));
+    steps.clear();
+  }
+}
+
 /// Negation and union of masks.
 void compare_endings(Bench& bench) {
   Comparison comparison(bench.subject());
@@ -320,6 +359,7 @@ void run(int argc, char** argv) {
     omp_set_num_threads(count);
     compare_states(bench);
     compare_inputs(bench);
+    compare_pieces(bench);
     compare_endings(bench);
   }
   file.write({{"header",

@@ -66,6 +66,17 @@ inline Json step_line(const alkn::StepReport& report, double loss,
   return line;
 }
 
+/// The thresholds of the tensors that have one, by name: what a step of the first request learned.
+inline Json thresholds(const std::vector<alkn::TensorReport>& tensors) {
+  Json all = Json::object();
+  for (const alkn::TensorReport& tensor : tensors) {
+    if (tensor.threshold) {
+      all[tensor.name] = number(*tensor.threshold);
+    }
+  }
+  return all;
+}
+
 /// The line for one request.
 inline Json task_line(const alkn::TaskReport& report, const TaskRow& row) {
   Json tensors = Json::array();

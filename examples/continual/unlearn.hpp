@@ -123,7 +123,11 @@ class Unlearning {
         run_.after_step(unlearner_.last_tensors());
       }
       schedule.step();
-      run_.metrics.append(step_line(unlearner_.last_step(), forget_loss, retain_loss, lr));
+      Json line = step_line(unlearner_.last_step(), forget_loss, retain_loss, lr);
+      if (Method::kMaskKind == alkn::kernel::MaskKind::localized && unlearner_.num_tasks() == 0) {
+        line["thresholds"] = thresholds(unlearner_.last_tensors());
+      }
+      run_.metrics.append(line);
       progress.step(fmt::format("loss {:.3f}", forget_loss));
       if (interrupted()) {
         alkn::save_checkpoint(run_.checkpoint, unlearner_);

@@ -47,6 +47,7 @@ struct Settings {
     quick = true;
     world = {world.paths, 2, 1, 2, 1, 2, 2};
     base.epochs = 60;
+    epochs = 10;
     base.vocabulary = 600;
     measure.resamples = 100;
     measure.samples = 2;

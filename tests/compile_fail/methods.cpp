@@ -10,6 +10,9 @@
 #if defined(LBFGS_AS_BASE)
 using Base = torch::optim::LBFGS;
 using BaseOptions = torch::optim::LBFGSOptions;
+#elif defined(NO_BASE)
+using Base = std::string;
+using BaseOptions = torch::optim::SGDOptions;
 #else
 using Base = torch::optim::SGD;
 using BaseOptions = torch::optim::SGDOptions;
@@ -50,6 +53,9 @@ void use(const std::vector<alkn::NamedParameter>& params,
   Method method(params, groups, Method::Options(), BaseOptions(0.1));
   auto task = method.begin_task({.steps = 1});
   method.step();
+#if defined(OTHER_BATCH)
+  static_cast<void>(task.loss(params[0].tensor, std::string()));
+#endif
 #if defined(JUDGE_WITHOUT_NEGATION)
   task.end([] { return 0.0; }, 1.0);
 #elif defined(MOVED_METHOD)

@@ -4,6 +4,8 @@
 #include <ATen/ops/rand.h>
 #include <torch/optim/adagrad.h>
 #include <torch/optim/adam.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/rmsprop.h>
 #include <torch/optim/sgd.h>
 #include <unistd.h>
 #include <alkn/continual/checkpoint.hpp>
@@ -68,6 +70,10 @@ auto base_options() {
     return torch::optim::SGDOptions(0.05).momentum(0.9);
   } else if constexpr (std::is_same_v<Base, torch::optim::Adam>) {
     return torch::optim::AdamOptions(0.01).amsgrad(true);
+  } else if constexpr (std::is_same_v<Base, torch::optim::AdamW>) {
+    return torch::optim::AdamWOptions(0.01).weight_decay(0.1);
+  } else if constexpr (std::is_same_v<Base, torch::optim::RMSprop>) {
+    return torch::optim::RMSpropOptions(0.01).momentum(0.5).centered(true);
   } else if constexpr (std::is_same_v<Base, torch::optim::Adagrad>) {
     return torch::optim::AdagradOptions(0.05);
   } else {
@@ -205,7 +211,8 @@ void check_resuming(at::ScalarType type, Backend backend, bool compact = false) 
 }  // namespace
 
 TEMPLATE_TEST_CASE("resuming after every phase gives the same bits over every kind of base", "",
-                   alkn::AdamW, torch::optim::SGD, torch::optim::Adam, torch::optim::Adagrad) {
+                   alkn::AdamW, torch::optim::SGD, torch::optim::Adam, torch::optim::AdamW,
+                   torch::optim::RMSprop, torch::optim::Adagrad) {
   const at::ScalarType type = GENERATE(at::kFloat, at::kBFloat16);
   check_resuming<alkn::ALKN<TestType>>(type, Backend::automatic);
   if (std::is_same_v<TestType, alkn::AdamW>) {
@@ -219,6 +226,14 @@ TEST_CASE("resuming gives the same bits in half and double, and for the other me
   check_resuming<alkn::TaskVector<>>(at::kFloat, Backend::automatic);
   check_resuming<alkn::NPO<>>(at::kFloat, Backend::automatic);
   check_resuming<alkn::GradientAscent<torch::optim::SGD>>(at::kBFloat16, Backend::automatic);
+}
+
+TEST_CASE("resuming gives the same bits with a compact state") {
+  for (const Backend backend : tiny::kBackends) {
+    check_resuming<alkn::ALKN<>>(at::kFloat, backend, true);
+  }
+  check_resuming<alkn::ALKN<>>(at::kBFloat16, Backend::automatic, true);
+  check_resuming<alkn::ALKN<torch::optim::SGD>>(at::kFloat, Backend::automatic, true);
 }
 
 TEST_CASE("presets and a start on the host are resumed too") {

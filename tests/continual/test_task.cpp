@@ -1,9 +1,12 @@
 // The protocol of a task: order, transaction, endings, report.
+#include <ATen/ops/arange.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/zeros.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/sgd.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -793,6 +796,7 @@ TEST_CASE("the report has the numbers of the task") {
         masks.push_back(alkn::detail::unpack_bits(p.mask, p.shape));
       }
       const double last_fraction = method.last_step().fraction_trained;
+      const double last_scale = method.last_step().clip_scale;
       const auto report = task.end();
       CHECK(report.task == t);
       CHECK(report.steps == 3);
@@ -820,10 +824,97 @@ TEST_CASE("the report has the numbers of the task") {
       }
       CHECK(report.fraction_trained == on / all);
       CHECK(report.fraction_trained == last_fraction);
+      CHECK(report.clip_scale == last_scale);
       CHECK(report.overlap == again / on);
       if (t > 0) CHECK(report.overlap > 0);
     }
   }
+}
+
+TEST_CASE("a judge is asked under the conditions of end, and reports only in a task") {
+  Model model;
+  alkn::ALKN<> method(model.params);
+  CHECK(error_of([&] { static_cast<void>(method.last_tensors()); }) ==
+        "alkn::ALKN: expected last_tensors() during a task, got none running");
+  CHECK(error_of([&] { static_cast<void>(method.last_step()); }) ==
+        "alkn::ALKN: expected last_step() during a task, got none running");
+  auto task = method.begin_task({.steps = 2});
+  const auto judge = [] { return 0.0; };
+  CHECK(error_of([&] { task.end(judge, 1.0); }) ==
+        "alkn::ALKN: expected at least one step before end(), got none; abandon() leaves all as it "
+        "was (task 0)");
+  tiny::prepare(task, model);
+  tiny::step(method, task, model);
+  {
+    const auto scope = task.start_weights();
+    CHECK(error_of([&] { task.end(judge, 1.0); }) ==
+          "alkn::ALKN: expected the fine-tuned weights in the model, got end() inside the scope of "
+          "start_weights()");
+  }
+  const auto before = everything(method);
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  CHECK(error_of([&] { task.end(judge, nan); }) ==
+        "alkn::ALKN: expected a judge, a bound and at least one iteration, got a judge, bound nan "
+        "and 10 iterations (end)");
+  CHECK(error_of([&] { task.end(std::function<double()>(), 1.0, 0); }) ==
+        "alkn::ALKN: expected a judge, a bound and at least one iteration, got no judge, bound 1 "
+        "and 0 iterations (end)");
+  for (const double lambda : {-1.0, nan, std::numeric_limits<double>::infinity()}) {
+    CHECK(error_of([&] { task.end(lambda); }) ==
+          fmt::format("alkn::ALKN: expected lambda in [0, inf), got {} (end)", lambda));
+  }
+  CHECK(same_bits(everything(method), before));
+  task.end();
+}
+
+namespace {
+
+/// Its batch is one tensor and the number of values that count in each sample.
+struct SquaredValues {
+  static constexpr bool kRemembers = true;
+  struct Options {
+    template <class Visitor>
+    void visit(Visitor&&) {}
+  };
+  static std::vector<Tensor> remember(const Tensor& values, const Tensor& counts) {
+    std::vector<Tensor> all;
+    for (std::int64_t b = 0; b < values.size(0); ++b) {
+      all.push_back(values[b].narrow(0, 0, counts[b].item<std::int64_t>()).detach());
+    }
+    return all;
+  }
+  static Tensor token_counts(const Tensor&, const Tensor& counts) { return counts; }
+  template <class MethodOptions>
+  static Tensor loss(const MethodOptions&, const std::vector<Tensor>& memory, const Tensor& values,
+                     const Tensor& counts) {
+    Tensor sum = at::zeros({});
+    for (std::int64_t b = 0; b < values.size(0); ++b) {
+      const std::int64_t size = counts[b].item<std::int64_t>();
+      sum = sum + (values[b].narrow(0, 0, size) - memory[static_cast<std::size_t>(b)])
+                      .add(1)
+                      .square()
+                      .sum();
+    }
+    return sum;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("an objective of one's own takes a batch of its own, and counts its own tokens") {
+  const Tensor w = tiny::wave({2, 3}, 0.4).set_requires_grad(true);
+  alkn::Unlearner<SquaredValues, alkn::NoMask, alkn::Keep> method(
+      std::vector<alkn::NamedParameter>{{"w", w}});
+  auto task = method.begin_task({.steps = 1});
+  const Tensor ids = at::arange(2, at::kLong), counts = at::arange(2, at::kLong).add(1);
+  task.remember(ids, w, counts);
+  const Tensor loss = task.loss(ids, w, counts);
+  CHECK(loss.item<double>() == Approx(3));  // 1 + 2 values that count, each (0 + 1)^2
+  CHECK(error_of([&] { static_cast<void>(task.loss(ids, w, counts.sub(1))); }) !=
+        std::string("no error"));
+  loss.backward();
+  CHECK(w.grad()[0][1].item<double>() == 0);
+  CHECK(w.grad()[1][1].item<double>() == Approx(2));
 }
 
 TEST_CASE("the protocol is typed: what a method does not want costs nothing") {

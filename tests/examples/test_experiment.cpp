@@ -34,11 +34,22 @@ fs::path shared_folder() {
   return folder != nullptr ? folder : ALKN_SHARED_DIR;
 }
 
-/// A folder that goes when the test does.
+/// A folder that goes when the test does, or stays where ALKN_EXPERIMENT_KEEP says: for a look at
+/// its report.
 struct Folder {
-  fs::path path = fs::temp_directory_path() / ("experiment-e2e-" + std::to_string(::getpid()));
-  Folder() { fs::create_directories(path); }
-  ~Folder() { fs::remove_all(path); }
+  const char* kept = std::getenv("ALKN_EXPERIMENT_KEEP");
+  fs::path path = kept != nullptr ? fs::path(kept)
+                                  : fs::temp_directory_path() /
+                                        ("experiment-e2e-" + std::to_string(::getpid()));
+  Folder() {
+    fs::remove_all(path / "out");
+    fs::create_directories(path);
+  }
+  ~Folder() {
+    if (kept == nullptr) {
+      fs::remove_all(path);
+    }
+  }
   Folder(const Folder&) = delete;
   Folder& operator=(const Folder&) = delete;
 };

@@ -11,16 +11,16 @@ int main(int argc, char** argv) {
     return 2;
   }
   bool good = true;
-  fmt::print("{:<32} {:>7} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7}\n", "file", "backend", "score",
-             "threshold", "parameter", "negated", "counts", "bits");
+  fmt::print("{:<32} {:>7} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7}\n", "file", "backend", "score",
+             "threshold", "parameter", "negated", "clip", "counts", "bits");
   for (int i = 1; i < argc; ++i) {
     for (const auto& [backend, name] :
          {std::pair{alkn::Backend::aten, "aten"}, std::pair{alkn::Backend::cpu, "cpu"}}) {
       try {
         const golden::Differences d = golden::replay(argv[i], backend);
-        fmt::print("{:<32} {:>7} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e} {:>7} {:>7}\n",
+        fmt::print("{:<32} {:>7} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e} {:>7} {:>7}\n",
                    std::filesystem::path(argv[i]).filename().string(), name, d.score, d.threshold,
-                   d.parameter, d.negated, d.counts, d.mask_bits);
+                   d.parameter, d.negated, d.clip_scale, d.counts, d.mask_bits);
         good = good && d.within_bound();
       } catch (const std::exception& e) {
         fmt::print(stderr, "golden: {}: {}\n", argv[i], e.what());

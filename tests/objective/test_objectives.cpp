@@ -270,6 +270,17 @@ TEST_CASE("retain KL: the sum over the vocabulary, and what it is made of") {
   CHECK(gradient(cut, loss).isfinite().all().item<bool>());
 }
 
+TEST_CASE("retain KL builds nothing of the logits' size but their gradient") {
+  const Tensor x = noise({3, 40, 5000}, 6, 1).to(at::kFloat).set_requires_grad(true);
+  const Tensor ref = noise({3, 40, 5000}, 6, 2).to(at::kFloat);
+  const Tensor label = some_labels(3, 40, 5000);
+  const auto bytes = static_cast<std::int64_t>(x.nbytes());
+  const AllocationCounter counter;
+  alkn::retain_kl(x, ref, label).backward();
+  CHECK(counter.peak() >= bytes);
+  CHECK(counter.peak() < bytes + bytes / 50);
+}
+
 TEST_CASE("retain KL: every type, and the plain path, against double") {
   for (const std::int64_t vocabulary : {1, 7, 64, 5000}) {
     const Tensor x = noise({3, 4, vocabulary}, 6, 1), ref = noise({3, 4, vocabulary}, 6, 2);

@@ -241,3 +241,35 @@ TEST_CASE("the backends agree") {
   }
   for (std::size_t i = 0; i < 2; ++i) CHECK(tiny::distance(results[0][i], results[1][i]) < 2e-6);
 }
+
+TEST_CASE("thresholds, counts and masks of the fused step are those of at::topk, to the bit") {
+  alkn::detail::StepRunner runners[2];
+  alkn::kernel::StepArgs args;
+  args.mask = alkn::kernel::MaskKind::localized;
+  args.update = alkn::kernel::Update::gradient;
+  args.threshold_due = true;
+  for (std::int64_t n = 10; n <= 300; ++n) {
+    for (const int percent : {0, 50, 99, 100}) {
+      INFO(n << " entries, " << percent << " % of one value");
+      Tensor score = tiny::wave({n}, 0.3 * static_cast<double>(n));
+      score.masked_fill_(at::arange(n).mul(37).remainder(100).lt(percent), 0.25);
+      std::vector<alkn::detail::StepSlot> slots[2];
+      for (int k = 0; k < 2; ++k) {
+        alkn::detail::StepSlot slot;
+        slot.param = at::zeros({n});
+        slot.grad = at::zeros({n});
+        slot.grad_out = at::zeros({n});
+        slot.retain = at::ones({n});
+        slot.score = score.clone();
+        slot.mask = at::zeros({alkn::detail::num_mask_words(n)}, at::kLong);
+        slot.learns_threshold = true;
+        slots[k].push_back(slot);
+        runners[k].run(slots[k], args, tiny::kBackends[k]);
+      }
+      const auto &want = slots[0][0], &got = slots[1][0];
+      CHECK(got.threshold == want.threshold);
+      CHECK(got.num_unmasked == want.num_unmasked);
+      CHECK(same_bits(got.mask, want.mask));
+    }
+  }
+}

@@ -1,13 +1,16 @@
 // Bad input to constructors and steps: the whole text, and nothing changed.
 #include <ATen/ops/complex.h>
 #include <ATen/ops/ones.h>
+#include <torch/optim/adagrad.h>
 #include <torch/optim/adam.h>
+#include <torch/optim/rmsprop.h>
 #include <torch/optim/sgd.h>
 
 #include <cmath>
 #include <functional>
 #include <limits>
 #include <optional>
+#include <type_traits>
 
 #include "catch.hpp"
 #include "optim/tiny.hpp"
@@ -244,6 +247,71 @@ TEST_CASE("a foreign base's learning rate is checked at the start of a task and 
   CHECK(same_bits(model.copies(), before));
 }
 
+TEST_CASE("every number of a foreign base's group is checked before a task and its steps") {
+  const auto check = [](auto base, auto set, const std::string& field, const std::string& range,
+                        const std::vector<double>& bad) {
+    using Base = typename decltype(base)::type;
+    using Options = std::remove_cvref_t<decltype(set(0.0))>;
+    for (const double value : bad) {
+      const std::string want =
+          fmt::format("alkn::TaskVector: expected {} in {}, got {} (", field, range, value);
+      const std::vector<alkn::NamedParameter> params{{"w", weight()}, {"v", weight()}};
+      const std::vector<alkn::ParameterGroup<Options>> groups{{{"v"}, set(value)}};
+      CHECK(error_of([&] { alkn::TaskVector<Base> method(params, groups, {}, set(0.5)); }) ==
+            want + "group 1)");
+      alkn::TaskVector<Base> method(params, {}, set(0.5));
+      CHECK(error_of([&] {
+              method.add_named_parameters(Parameters{{"u", weight()}}, set(value));
+            }) == want + "add_named_parameters)");
+      static_cast<Options&>(method.param_groups()[0].options()) = set(value);
+      CHECK(error_of([&] { static_cast<void>(method.begin_task({.steps = 1})); }) ==
+            want + "group 0)");
+      static_cast<Options&>(method.param_groups()[0].options()) = set(0.5);
+      const auto task = method.begin_task({.steps = 1});
+      tiny::set_gradients(params, 1);
+      static_cast<Options&>(method.param_groups()[0].options()) = set(value);
+      const Tensor before = params[0].tensor.detach().clone();
+      CHECK(error_of([&] { method.step(); }) == want + "group 0)");
+      CHECK(same_bits(params[0].tensor, before));
+      static_cast<Options&>(method.param_groups()[0].options()) = set(0.5);
+    }
+  };
+  using torch::optim::SGDOptions, torch::optim::AdamOptions, torch::optim::RMSpropOptions,
+      torch::optim::AdagradOptions;
+  const auto sgd = std::type_identity<torch::optim::SGD>();
+  const auto adam = std::type_identity<torch::optim::Adam>();
+  const auto rmsprop = std::type_identity<torch::optim::RMSprop>();
+  const auto adagrad = std::type_identity<torch::optim::Adagrad>();
+  const std::vector<double> negative{-1, kNaN, kInf}, no_beta{-0.1, 1, kNaN};
+  check(
+      sgd, [](double x) { return SGDOptions(0.1).momentum(x); }, "momentum", "[0, inf)", negative);
+  check(
+      sgd, [](double x) { return SGDOptions(0.1).weight_decay(x); }, "weight_decay", "[0, inf)",
+      negative);
+  check(sgd, [](double x) { return SGDOptions(0.1).dampening(x); }, "dampening", "(-inf, inf)",
+        {kNaN, kInf});
+  check(
+      adam,
+      [](double x) {
+        return AdamOptions(0.1).betas({x, 0.9});
+      },
+      "betas[0]", "[0, 1)", no_beta);
+  check(
+      adam,
+      [](double x) {
+        return AdamOptions(0.1).betas({0.9, x});
+      },
+      "betas[1]", "[0, 1)", no_beta);
+  check(
+      adam, [](double x) { return AdamOptions(0.1).eps(x); }, "eps", "[0, inf)", negative);
+  check(
+      rmsprop, [](double x) { return RMSpropOptions(0.1).alpha(x); }, "alpha", "[0, inf)",
+      negative);
+  check(
+      adagrad, [](double x) { return AdagradOptions(0.1).lr_decay(x); }, "lr_decay", "[0, inf)",
+      negative);
+}
+
 TEST_CASE("groups name parameters that are there, once") {
   const Parameters params{{"w", weight()}, {"v", weight()}};
   using Groups = std::vector<alkn::ParameterGroup<alkn::AdamWOverrides>>;
@@ -370,9 +438,22 @@ TEST_CASE("a gradient that does not fit") {
           "alkn::TaskVector: expected a gradient of Float [6, 6] on cpu, got Double [6, 6] on cpu" +
               place);
   }
+  {  // another Base writes g' in place
+    Model model;
+    alkn::ALKN<torch::optim::SGD> method(model.params, {}, torch::optim::SGDOptions(0.1));
+    auto task = method.begin_task({.steps = 5});
+    tiny::prepare(task, model);
+    tiny::step(method, task, model);
+    model["weight"].mutable_grad() = at::ones({1, 1}).expand({6, 6});
+    const auto before = everything(method);
+    CHECK(error_of([&] { method.step(); }) ==
+          "alkn::ALKN: expected a gradient with entries in memory of their own, got one of [6, 6] "
+          "with strides [0, 0] (group 0, parameter \"weight\")");
+    CHECK(same_bits(everything(method), before));
+  }
   const Tensor w = weight();
   alkn::AdamW plain({w});
-  w.mutable_grad() = at::ones({3, 4});
+  w.mutable_grad() = at::ones({1, 1}).expand({3, 4});
   plain.step();
   w.mutable_grad() = at::ones({4});
   CHECK(error_of([&] { plain.step(); }) ==

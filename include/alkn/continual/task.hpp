@@ -93,8 +93,9 @@ class [[nodiscard]] Task {
   /// @param ids [B] int64  @param batch what the objective takes: logits [B, T, V], labels [B, T]
   /// int64
   template <class... Batch>
-  requires ObjectiveFor<Objective, Options, Batch...>
   void remember(const Tensor& ids, const Batch&... batch) {
+    static_assert(ObjectiveFor<Objective, Options, Batch...>,
+                  "alkn: the objective's loss takes other arguments than this batch");
     detail::TaskState& task = changing("remember()");
     before_training(task, "remember()");
     if constexpr (Objective::kRemembers) {
@@ -121,8 +122,9 @@ class [[nodiscard]] Task {
   /// @param ids [B] int64, remembered before the first step if the objective remembers
   /// @param batch what the objective takes: logits [B, T, V], labels [B, T] int64
   template <class... Batch>
-  requires ObjectiveFor<Objective, Options, Batch...>
   [[nodiscard]] Tensor loss(const Tensor& ids, const Batch&... batch) const {
+    static_assert(ObjectiveFor<Objective, Options, Batch...>,
+                  "alkn: the objective's loss takes other arguments than this batch");
     const detail::TaskState& task = running("loss()");
     std::vector<Tensor> memory;
     if constexpr (Objective::kRemembers) {

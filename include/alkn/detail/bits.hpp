@@ -1,5 +1,5 @@
-// Packed masks as int64 tensors: element i is bit i % 64 of word i / 64. Plain ATen, any device;
-// counted by one kernel in programs that link alkn::cuda.
+// Packed masks as int64 tensors: element i is bit i % 64 of word i / 64. Counted by the kernels on
+// the CPU and in programs that link alkn::cuda, by plain ATen elsewhere.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,10 +9,10 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
+#include <alkn/detail/aten_parallel.hpp>
 #include <alkn/detail/backend.hpp>
 #include <alkn/detail/cuda_seam.hpp>
-
-#include <array>
+#include <alkn/kernel/cpu_history.hpp>
 
 namespace alkn::detail {
 
@@ -46,6 +46,7 @@ inline const std::uint64_t* raw_words(const Tensor& words) {
 /// The number of set bits of int64 words, on any device.
 inline std::int64_t count_bits(const Tensor& words) {
   if (!words.defined() || words.numel() == 0) return 0;
+  if (words.is_cpu()) return kernel::count_bits(raw_words(words), words.numel(), aten_parallel());
   if (const CudaTable* kernels = mask_kernels(words)) {
     return kernels->count_and_merge(raw_words(words), nullptr, nullptr, words.numel(),
                                     words.device().index());
@@ -60,6 +61,9 @@ inline std::int64_t count_bits(const Tensor& words) {
 
 /// The number of bits that are set in both, of as many words on one device.
 inline std::int64_t count_common_bits(const Tensor& a, const Tensor& b) {
+  if (a.is_cpu()) {
+    return kernel::overlap(raw_words(a), raw_words(b), a.numel(), aten_parallel());
+  }
   if (const CudaTable* kernels = mask_kernels(a)) {
     return kernels->count_and_merge(raw_words(a), raw_words(b), nullptr, a.numel(),
                                     a.device().index());

@@ -4,10 +4,14 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
 #include <alkn/kernel/arena.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <new>
+#include <utility>
 
 namespace alkn::detail {
 
@@ -15,21 +19,34 @@ namespace alkn::detail {
 /// on huge pages, which is freed with the last of them; on other devices they are LibTorch's own.
 class StateArrays {
  public:
-  /// The next arrays begin an arena with room for `bytes` in one piece.
-  void renew(std::size_t bytes) {
+  /// The next arrays, of `bytes` in all, begin an arena with room for `bytes_on_cpu` in one piece.
+  void renew(std::size_t bytes, std::size_t bytes_on_cpu) {
     arena_.reset();
     bytes_ = bytes;
+    bytes_on_cpu_ = bytes_on_cpu;
   }
 
-  /// @returns zeros of `sizes`, contiguous; throws std::bad_alloc where there is no memory
+  /// @returns zeros of `sizes`, contiguous
+  /// @throws c10::OutOfMemoryError that says how many bytes were needed
   at::Tensor zeros(at::IntArrayRef sizes, const at::TensorOptions& options) {
     std::size_t bytes = options.dtype().itemsize();
     for (const std::int64_t size : sizes) bytes *= static_cast<std::size_t>(size);
-    if (!options.device().is_cpu() || bytes == 0) return at::zeros(sizes, options);
+    try {
+      return options.device().is_cpu() && bytes > 0 ? in_arena(sizes, options, bytes)
+                                                    : at::zeros(sizes, options);
+    } catch (const std::bad_alloc&) {
+      fail(bytes, options.device());
+    } catch (const c10::OutOfMemoryError&) {
+      fail(bytes, options.device());
+    }
+  }
+
+ private:
+  at::Tensor in_arena(at::IntArrayRef sizes, const at::TensorOptions& options, std::size_t bytes) {
     std::shared_ptr<kernel::Arena> arena = arena_.lock();
     if (!arena) {
       arena = std::make_shared<kernel::Arena>();
-      arena->reserve(bytes_);
+      arena->reserve(bytes_on_cpu_);
       arena_ = arena;
     }
     void* data = arena->allocate(bytes);
@@ -37,9 +54,14 @@ class StateArrays {
         data, sizes, [arena = std::move(arena)](void*) {}, options);
   }
 
- private:
+  [[noreturn]] void fail(std::size_t bytes, at::Device device) const {
+    C10_THROW_ERROR(OutOfMemoryError,
+                    c10::str("alkn: expected memory for ", std::max(bytes_, bytes),
+                             " bytes of state, ", bytes, " of them at once, got none on ", device));
+  }
+
   std::weak_ptr<kernel::Arena> arena_;  ///< the arrays own it
-  std::size_t bytes_ = 0;
+  std::size_t bytes_ = 0, bytes_on_cpu_ = 0;
 };
 
 }  // namespace alkn::detail

@@ -2,10 +2,10 @@
 // written.
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 #include <alkn/detail/aten_backend.hpp>
+#include <alkn/detail/aten_parallel.hpp>
 #include <alkn/detail/backend.hpp>
 #include <alkn/detail/cuda_seam.hpp>
 #include <alkn/kernel/cpu.hpp>
@@ -15,20 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#if !defined(_OPENMP)
-#error \
-    "alkn: compile with -fopenmp, as LibTorch was: without it at::parallel_for is silently serial"
-#endif
-
 namespace alkn::detail {
-
-/// LibTorch's own thread pool, as the kernels see it.
-inline kernel::ParallelFor aten_parallel() {
-  static constexpr auto kRun = [](std::int64_t num_items, kernel::RangeBody body) {
-    at::parallel_for(0, num_items, 1, body);
-  };
-  return {kRun, at::get_num_threads()};
-}
 
 /// The kernels for a CUDA device; throws where the program has none.
 inline const CudaTable& need_cuda_table(int device, std::string_view owner, std::string_view name) {

@@ -266,7 +266,7 @@ class AdamW : public torch::optim::Optimizer {
     if (state_.find(param.unsafeGetTensorImpl()) == state_.end()) {
       auto fresh = std::make_unique<AdamWParamState>();
       const auto options = param.options().dtype(type).requires_grad(false);
-      if (state_.empty()) arrays_.renew(moment_bytes());
+      if (state_.empty()) arrays_.renew(moment_bytes(), moment_bytes());
       fresh->exp_avg(arrays_.zeros(param.sizes(), options))
           .exp_avg_sq(arrays_.zeros(param.sizes(), options));
       state_.insert_or_assign(param.unsafeGetTensorImpl(), std::move(fresh));

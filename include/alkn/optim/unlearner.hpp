@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/optim/optimizer.h>
 #include <alkn/continual/task.hpp>
+#include <alkn/detail/base_options.hpp>
 #include <alkn/detail/named_parameters.hpp>
 #include <alkn/optim/adamw.hpp>
 #include <alkn/optim/options.hpp>
@@ -68,6 +69,8 @@ struct ForeignState {
   StepRunner runner;
   /// A base of the same options over these groups, for the state that its constructor makes.
   std::function<OptimizerState(const std::vector<torch::optim::OptimizerParamGroup>&)> fresh;
+  /// Throws for options of another class, or out of range.
+  std::function<void(const torch::optim::OptimizerOptions&, const std::string& where)> check;
 };
 
 /// The way of checkpoints and tests into an Unlearner.
@@ -244,7 +247,11 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
     TORCH_CHECK_VALUE(
         typeid(given) == typeid(defaults), "alkn::", method_name(),
         ": expected the base optimizer's options, got those of another (add_named_parameters)");
-    if constexpr (kFused) static_cast<const AdamWOptions&>(*own).validate("add_named_parameters");
+    if constexpr (kFused) {
+      static_cast<const AdamWOptions&>(*own).validate("add_named_parameters");
+    } else {
+      foreign_.check(*own, "add_named_parameters");
+    }
     core_->add_parameters(params, std::move(own));
   }
 
@@ -310,6 +317,14 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
         Base fresh(now, base);
         return std::move(fresh.state());
       };
+      foreign_.check = [](const torch::optim::OptimizerOptions& own, const std::string& where) {
+        const auto* known = dynamic_cast<const BaseOptions*>(&own);
+        TORCH_CHECK_VALUE(known, "alkn::", method_name(),
+                          ": expected the base optimizer's options, got those of another (", where,
+                          ")");
+        detail::check_base_options(method_name(), *known, where);
+      };
+      check_options();
     }
     core_ = std::make_shared<detail::UnlearnerCore>(static_cast<detail::BaseAdapter&>(*this),
                                                     settings(), params);
@@ -387,7 +402,12 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   }
   void base_step() override { Base::step(nullptr); }
   void check_options() const override {
-    if constexpr (kFused) Base::check_groups();
+    if constexpr (kFused) {
+      Base::check_groups();
+    } else {
+      for (std::size_t g = 0; g < this->param_groups_.size(); ++g)
+        foreign_.check(this->param_groups_[g].options(), fmt::format("group {}", g));
+    }
   }
   detail::OptimizerState fresh_state() override {
     if constexpr (kFused)

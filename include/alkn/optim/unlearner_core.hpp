@@ -166,7 +166,7 @@ class UnlearnerCore {
   void match_parameters(const std::vector<NamedParameter>& named);
   void take_given_masks();
   void check_parameters(bool gradients);
-  void check_options() const;
+  void check_end() const;
   Backend backend() const;
   void start_training();
   void rank_by_use();
@@ -175,7 +175,7 @@ class UnlearnerCore {
   [[nodiscard]] at::ScalarType score_dtype(const ParameterState& p) const {
     return moment_dtype(p.param, settings_.localized.compact_state || base_.compact(p.group));
   }
-  [[nodiscard]] std::size_t task_bytes() const;
+  [[nodiscard]] std::size_t task_bytes(bool cpu) const;
   void fill_slot(ParameterState& p, StepSlot& slot);
   kernel::StepArgs step_args();
   std::int64_t num_trained(const ParameterState& p, const StepSlot& slot) const;

@@ -2,6 +2,7 @@
 // unlearner_core.hpp.
 #pragma once
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/where.h>
 #include <alkn/optim/unlearner_core.hpp>
 
@@ -115,21 +116,16 @@ inline void UnlearnerCore::check_parameters(bool gradients) {
                             grad.device() == p.device,
                         "alkn::", settings_.owner, ": expected a gradient of ", describe(param),
                         ", got ", describe(grad), " (", place(p), ")");
+      // another Base is given g' in place of the gradient
+      TORCH_CHECK_VALUE(base_.fused() || is_low_precision(param) ||
+                            at::has_internal_overlap(grad) != at::MemOverlap::Yes,
+                        "alkn::", settings_.owner,
+                        ": expected a gradient with entries in memory of their own, got one of ",
+                        grad.sizes(), " with strides ", grad.strides(), " (", place(p), ")");
     }
   }
   TORCH_CHECK_VALUE(i == parameters_.size(), "alkn::", settings_.owner, ": expected ",
                     parameters_.size(), " parameters, got ", i);
-}
-
-/// Throws for group options out of range: all of alkn::AdamW's, the learning rate of another base.
-inline void UnlearnerCore::check_options() const {
-  base_.check_options();
-  if (base_.fused()) return;  // alkn::AdamW has checked its learning rates
-  const auto& groups = base_.optimizer().param_groups();
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    check_range(settings_.owner, "lr", groups[g].options().get_lr(), Range::non_negative(),
-                fmt::format("group {}", g));
-  }
 }
 
 inline Backend UnlearnerCore::backend() const {
@@ -171,7 +167,7 @@ inline void UnlearnerCore::task_step() {
               task.announced, " steps as announced to begin_task, got one more (task ", num_tasks_,
               ")");
   check_parameters(true);
-  check_options();
+  base_.check_options();
   if (!task.training) start_training();
   slots_.resize(parameters_.size());
   for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(parameters_[i], slots_[i]);

@@ -45,15 +45,16 @@ inline void UnlearnerCore::add_parameters(const std::vector<NamedParameter>& par
   for (auto& [param, state] : fresh_state()) optimizer.state().emplace(param, std::move(state));
 }
 
-/// Bytes of what a task keeps on the CPU: theta_{t-1}, G_r, score and mask.
-inline std::size_t UnlearnerCore::task_bytes() const {
+/// Bytes of what a task keeps: theta_{t-1}, G_r, score and mask. @param cpu what lies in an arena
+inline std::size_t UnlearnerCore::task_bytes(bool cpu) const {
   std::size_t bytes = 0;
   for (const ParameterState& p : parameters_) {
     const auto size = static_cast<std::size_t>(p.param.numel());
     const std::size_t state = c10::elementSize(state_dtype(p.param));
-    if (holds_start() && !p.param.is_cuda() && (p.param.is_cpu() || settings_.start_on_host))
-      bytes += size * state;
-    if (settings_.mask == kernel::MaskKind::localized && p.param.is_cpu()) {
+    const bool pinned = settings_.start_on_host && p.param.is_cuda();
+    const bool start_on_cpu = (p.param.is_cpu() || settings_.start_on_host) && !pinned;
+    if (holds_start() && (!cpu || start_on_cpu)) bytes += size * state;
+    if (settings_.mask == kernel::MaskKind::localized && (!cpu || p.param.is_cpu())) {
       bytes += size * (c10::elementSize(score_dtype(p)) + c10::elementSize(retain_dtype(p))) +
                (size + 63) / 64 * 8;
     }
@@ -78,7 +79,7 @@ inline std::int64_t UnlearnerCore::begin_task(const TaskOptions& options) {
   TORCH_CHECK_VALUE(options.steps >= 1, "alkn::", settings_.owner,
                     ": expected steps in [1, inf), got ", options.steps, " (begin_task)");
   check_parameters(false);
-  check_options();
+  base_.check_options();
   auto& groups = base_.optimizer().param_groups();
   auto task = std::make_unique<TaskState>();
   task->announced = options.steps;
@@ -87,7 +88,7 @@ inline std::int64_t UnlearnerCore::begin_task(const TaskOptions& options) {
     task->unmask_ratio = settings_.localized.unmask_ratio;
   for (const auto& group : groups) task->options_before.push_back(group.options().clone());
   task->state_before = fresh_state();
-  arrays_.renew(task_bytes());
+  arrays_.renew(task_bytes(false), task_bytes(true));
   std::vector<Tensor> starts(parameters_.size());
   for (std::size_t i = 0; holds_start() && i < parameters_.size(); ++i) {
     const Tensor values = live(parameters_[i]);
@@ -211,10 +212,8 @@ inline TaskReport UnlearnerCore::report(double lambda, bool reduced) const {
   return result;
 }
 
-/// Commits the task: negation by `lambda`, union of the masks, thresholds.
-inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
-  const at::NoGradGuard no_grad;
-  settle();
+/// Throws while the task cannot end yet.
+inline void UnlearnerCore::check_end() const {
   TORCH_CHECK(!task_->swapped, "alkn::", settings_.owner,
               ": expected the fine-tuned weights in the model, got end() inside the scope of "
               "start_weights()");
@@ -222,6 +221,13 @@ inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
       task_->done > 0, "alkn::", settings_.owner,
       ": expected at least one step before end(), got none; abandon() leaves all as it was (task ",
       num_tasks_, ")");
+}
+
+/// Commits the task: negation by `lambda`, union of the masks, thresholds.
+inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
+  const at::NoGradGuard no_grad;
+  settle();
+  check_end();
   check_range(settings_.owner, "lambda", lambda, Range::non_negative(), "end");
   check_parameters(false);
   TaskReport result = report(settings_.negates ? lambda : 0, reduced);
@@ -249,12 +255,11 @@ inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
 /// throws, the fine-tuned weights are back and the task goes on.
 inline TaskReport UnlearnerCore::end_task(const std::function<double()>& judge, double bound,
                                           int iterations) {
-  TORCH_CHECK(
-      !task_->swapped && task_->done > 0, "alkn::", settings_.owner,
-      ": expected at least one step and no scope of start_weights() before end(judge, bound)");
+  check_end();
   TORCH_CHECK_VALUE(judge && !std::isnan(bound) && iterations >= 1, "alkn::", settings_.owner,
-                    ": expected a judge, a bound and at least one iteration, got bound ", bound,
-                    " and ", iterations, " iterations (end)");
+                    ": expected a judge, a bound and at least one iteration, got ",
+                    judge ? "a" : "no", " judge, bound ", fmt::format("{}", bound), " and ",
+                    iterations, " iterations (end)");
   std::vector<Tensor> tuned;
   {
     const at::NoGradGuard no_grad;
