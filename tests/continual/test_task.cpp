@@ -871,10 +871,14 @@ namespace {
 
 /// Its batch is one tensor and the number of values that count in each sample.
 struct SquaredValues {
+  static constexpr const char* kName = "squared_values";
   static constexpr bool kRemembers = true;
+  template <class Self>
   struct Options {
     template <class Visitor>
     void visit(Visitor&&) {}
+    template <class Visitor>
+    void visit(Visitor&&) const {}
   };
   static std::vector<Tensor> remember(const Tensor& values, const Tensor& counts) {
     std::vector<Tensor> all;
