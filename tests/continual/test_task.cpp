@@ -721,13 +721,16 @@ TEST_CASE("a judge that throws leaves the task going") {
     CHECK(same_bits(everything(method), tuned));
   }
   CHECK(error_of([&] { ignore(task.end(std::function<double()>(), 1.0)); }) ==
-        "alkn::ALKN: expected a judge, a bound and at least one iteration, got bound 1 and 10 "
+        "alkn::ALKN: expected a judge, a bound and at least one iteration, got no judge, bound 1 "
+        "and 10 "
         "iterations (end)");
   CHECK(error_of([&] { ignore(task.end([] { return 0.0; }, std::nan(""))); }) ==
-        "alkn::ALKN: expected a judge, a bound and at least one iteration, got bound nan and 10 "
+        "alkn::ALKN: expected a judge, a bound and at least one iteration, got a judge, bound nan "
+        "and 10 "
         "iterations (end)");
   CHECK(error_of([&] { ignore(task.end([] { return 0.0; }, 1.0, 0)); }) ==
-        "alkn::ALKN: expected a judge, a bound and at least one iteration, got bound 1 and 0 "
+        "alkn::ALKN: expected a judge, a bound and at least one iteration, got a judge, bound 1 "
+        "and 0 "
         "iterations (end)");
   for (int i = 0; i < 2; ++i) {
     tiny::step(method, task, model);
@@ -853,12 +856,6 @@ TEST_CASE("a judge is asked under the conditions of end, and reports only in a t
   }
   const auto before = everything(method);
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  CHECK(error_of([&] { task.end(judge, nan); }) ==
-        "alkn::ALKN: expected a judge, a bound and at least one iteration, got a judge, bound nan "
-        "and 10 iterations (end)");
-  CHECK(error_of([&] { task.end(std::function<double()>(), 1.0, 0); }) ==
-        "alkn::ALKN: expected a judge, a bound and at least one iteration, got no judge, bound 1 "
-        "and 0 iterations (end)");
   for (const double lambda : {-1.0, nan, std::numeric_limits<double>::infinity()}) {
     CHECK(error_of([&] { task.end(lambda); }) ==
           fmt::format("alkn::ALKN: expected lambda in [0, inf), got {} (end)", lambda));
