@@ -214,7 +214,7 @@ TEST_CASE("a tight guard takes less of lambda, and says so", "[end-to-end]") {
       rows.push_back(line);
     }
   }
-  REQUIRE(rows.size() == kTasks);
+  REQUIRE(rows.size() == static_cast<std::size_t>(kTasks));
   std::size_t reduced = 0, task = 0;
   for (const Json& line : lines_of(folder() / "guard" / "metrics.jsonl")) {
     if (line["kind"] == "task") {
@@ -320,9 +320,9 @@ TEST_CASE("an interrupted comparison keeps the methods that had finished", "[end
   for (std::size_t i = 0; i < titles.size(); ++i) {
     CHECK(summary[i]["method"] == titles[i]);
     const std::string& line = lines[lines.size() - titles.size() + i];
-    CHECK(std::regex_match(
-        line.substr(0, 25),
-        std::regex(std::regex_replace(titles[i], std::regex(R"(\+)"), R"(\+)") + " +")));
+    std::string name = titles[i];
+    name.resize(25, ' ');
+    CHECK(line.substr(0, 25) == name);
     CHECK(std::regex_match(line.substr(25),
                            std::regex(R"(( +\d\.\d{3} \( *\d+%\)){4} +\d+\.\d% +\d+\.\ds)")));
   }
@@ -444,12 +444,13 @@ TEST_CASE("TOFU's folder gives requests of twenty lines an author", "[end-to-end
 
 TEST_CASE("on a terminal progress is a bar", "[end-to-end]") {
   const Result result = run_on_terminal(
-      "--tasks 1 --authors-per-task 1 --retain-authors 2 --train-epochs 2 --epochs 1 --threads 1 "
+      "--tasks 1 --authors-per-task 1 --retain-authors 2 --train-epochs 2 --epochs 1 --batch 16 "
+      "--threads 1 "
       "--method gradient-ascent --out '" +
       (folder() / "terminal").string() + "'");
   INFO(result.output);
   REQUIRE(result.status == 0);
-  CHECK(result.output.find("\rtraining the model [####################] 8/8 ") !=
+  CHECK(result.output.find("\rtraining the model [####################] 4/4 ") !=
         std::string::npos);
   CHECK(result.output.find("\rgradient ascent 1 [####################] 2/2 ") != std::string::npos);
 }
@@ -515,13 +516,13 @@ TEST_CASE("numbers that are none are refused before anything is written", "[cli]
 
 TEST_CASE("a folder that cannot be written to is refused before the model learns", "[cli]") {
   // Not even root can make a file in it.
-  const fs::path folder = "/proc/self";
-  REQUIRE(::open((folder / "file").c_str(), O_CREAT | O_WRONLY, 0666) < 0);
+  const fs::path out = "/proc/self";
+  REQUIRE(::open((out / "file").c_str(), O_CREAT | O_WRONLY, 0666) < 0);
   const std::string reason = std::generic_category().message(errno);
-  const Result result = run("--out " + folder.string());
+  const Result result = run("--out " + out.string());
   CHECK(result.status == 1);
   CHECK(result.output == "alkn::io::AtomicFile: expected a writable folder for " +
-                             (folder / ".probe").string() + ", got: " + reason + "\n");
+                             (out / ".probe").string() + ", got: " + reason + "\n");
 }
 
 TEST_CASE("a full disk is an error, and leaves no half-written file", "[cli]") {
