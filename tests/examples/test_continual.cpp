@@ -235,13 +235,15 @@ TEST_CASE("a tight guard takes less of lambda, and says so", "[end-to-end]") {
 }
 
 TEST_CASE("gradient ascent without a retain term does not keep it", "[end-to-end]") {
-  const Result ascent = run(small("ascent", "--method gradient-ascent"));
+  // As strong as it takes to forget about half, as ALKN does: there are fewer steps than in the
+  // demo.
+  const Result ascent = run(small("ascent", "--method gradient-ascent --lr 3e-5"));
   INFO(ascent.output);
   REQUIRE(ascent.status == 0);
   CHECK(ascent.output.find("trained before") != std::string::npos);  // by the first test
   const Json summary = json_of(folder() / "ascent" / "summary.json");
-  CHECK(share_left(summary, "forgotten") < 0.9);
-  CHECK(share_left(summary, "shown") < 0.95);
+  CHECK(share_left(summary, "forgotten") < 0.65);
+  CHECK(share_left(summary, "shown") < 0.85);
 }
 
 TEST_CASE("the same seed gives the same bits, also across an interruption", "[end-to-end]") {
@@ -362,7 +364,7 @@ TEST_CASE("each preset brings its own numbers, which the command line overrides"
     CHECK(json_of(folder() / ("options-" + name) / "config.json")["lr"] == 1e-4);
     options.insert(text_of(folder() / ("options-" + name) / "model.safetensors"));
   }
-  CHECK(options.size() >= 3);
+  CHECK(options.size() == 4);
 }
 
 TEST_CASE("a book is a request, without questions in other words", "[end-to-end]") {
