@@ -16,26 +16,27 @@ int main() {
   at::manual_seed(1);
   Model model;
   const at::Tensor forget = at::randint(256, {16, 8}, at::kLong), ids = at::arange(16);
-  const at::Tensor keep = at::randint(256, {48, 8}, at::kLong), shown = keep.narrow(0, 0, 32);
+  const at::Tensor shown = at::randint(256, {32, 8}, at::kLong);   // kept, and ALKN sees it
+  const at::Tensor unseen = at::randint(256, {16, 8}, at::kLong);  // kept, and it never does
   const auto nll = [&](const at::Tensor& x) { return alkn::mean_nll(model.forward(x), x); };
   const auto p = [&](const at::Tensor& x) { return nll(x).neg().exp().item<double>(); };
 
   alkn::ALKN<> unlearner(model.named_parameters(), alkn::ALKNOptions(), alkn::AdamWOptions(1e-2));
   for (int i = 0; i < 100; ++i) {  // outside a task it is AdamW
     unlearner.zero_grad();
-    nll(at::cat({forget, keep})).backward();
+    nll(at::cat({forget, shown, unseen})).backward();
     unlearner.step();
   }
-  std::printf("before: forget %.2f, keep %.2f\n", p(forget), p(keep));
+  std::printf("before: forget %.2f, shown %.2f, unseen %.2f\n", p(forget), p(shown), p(unseen));
 
   auto task = unlearner.begin_task({.steps = 10});    // a deletion request
   task.remember(ids, model.forward(forget), forget);  // what the model knows of it now
-  task.accumulate_retain_gradient(nll(shown));        // ALKN sees two thirds of what is kept
+  task.accumulate_retain_gradient(nll(shown));        // and where what is kept resists
   for (int i = 0; i < 10; ++i) {
     unlearner.zero_grad();
     task.loss(ids, model.forward(forget), forget).backward();
     unlearner.step();
   }
   task.end();  // negates what was learned
-  std::printf("after:  forget %.2f, keep %.2f\n", p(forget), p(keep));
+  std::printf("after:  forget %.2f, shown %.2f, unseen %.2f\n", p(forget), p(shown), p(unseen));
 }

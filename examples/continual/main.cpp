@@ -3,11 +3,14 @@
 #include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
 
+#include <charconv>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "continual/base_model.hpp"
@@ -22,6 +25,32 @@ namespace continual {
 namespace {
 
 constexpr int kInterrupted = 130;  // the shell's 128 + SIGINT
+
+/// A finite number of at least 0. CLI11's own ranges let NaN through: no comparison refuses it.
+CLI::Validator finite() {
+  return {[](const std::string& text) {
+            char* end = nullptr;
+            const double value = std::strtod(text.c_str(), &end);
+            const bool whole = !text.empty() && *end == '\0';
+            return whole && std::isfinite(value) && value >= 0
+                       ? std::string()
+                       : "expected a finite number of at least 0, got " + text;
+          },
+          "NONNEGATIVE"};
+}
+
+/// A whole number of 64 bits. CLI11 wraps what is negative and cuts what is too large.
+CLI::Validator seed_number() {
+  return {[](const std::string& text) {
+            std::uint64_t value = 0;
+            const char* end = text.data() + text.size();
+            const auto [last, error] = std::from_chars(text.data(), end, value);
+            return error == std::errc() && last == end
+                       ? std::string()
+                       : "expected a whole number from 0 to 2^64 - 1, got " + text;
+          },
+          ""};
+}
 
 void add_options(CLI::App& app, Settings& s) {
   std::vector<std::string> method_names{"all"}, preset_names;
@@ -49,17 +78,19 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--retain-authors", s.data.retain_authors, "kept; half of them shown")
       ->check(CLI::Range(2, 1'000'000))
       ->capture_default_str();
-  app.add_option("--lr", s.lr, "learning rate of the unlearning")->check(CLI::NonNegativeNumber);
-  app.add_option("--lambda", s.lambda, "strength of the negation")->check(CLI::NonNegativeNumber);
+  app.add_option("--lr", s.lr, "learning rate of the unlearning")->check(finite());
+  app.add_option("--lambda", s.lambda, "strength of the negation")->check(finite());
   app.add_option("--epochs", s.epochs, "passes over a request")->check(at_least_one);
   app.add_option("--batch", s.batch, "samples in a batch")->check(at_least_one);
   app.add_option("--retain-weight", s.retain_weight, "of the retain loss; 0: none")
-      ->check(CLI::NonNegativeNumber);
+      ->check(finite());
   app.add_option("--guard", s.guard,
                  "how far the loss on what is shown may rise over its first value, in nats a "
                  "token; past it lambda is reduced")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--seed", s.data.seed, "of data, model and batches")->capture_default_str();
+      ->check(finite());
+  app.add_option("--seed", s.data.seed, "of data, model and batches")
+      ->check(seed_number())
+      ->capture_default_str();
   app.add_option("--threads", s.threads, "0: LibTorch's own choice")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -72,7 +103,7 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(at_least_one)
       ->capture_default_str();
   app.add_option("--train-lr", s.base.lr, "learning rate of that")
-      ->check(CLI::NonNegativeNumber)
+      ->check(finite())
       ->capture_default_str();
   app.add_option("--vocabulary", s.base.vocabulary, "subword pieces")
       ->check(CLI::Range(static_cast<int>(Tokenizer::kMinPieces), 1'000'000))

@@ -26,19 +26,27 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+/// Where progress is shown, and how.
+struct ProgressOutput {
+  std::FILE* file = stdout;
+  bool terminal = ::isatty(STDOUT_FILENO) != 0;
+  double interval = terminal ? 0.1 : 15;  ///< seconds from one report to the next
+};
+
 class Progress {
  public:
   /// @param done steps taken before, by a run that was interrupted
-  Progress(std::string title, std::int64_t total, std::int64_t done = 0)
-      : title_(std::move(title)), total_(total), first_(done), done_(done) {}
+  Progress(std::string title, std::int64_t total, std::int64_t done = 0, ProgressOutput output = {})
+      : title_(std::move(title)), total_(total), first_(done), done_(done), output_(output) {}
 
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
   ~Progress() {
-    if (terminal_) {
-      fmt::print("\r{:{}}\r", "", kColumns);  // the bar gives way to what is printed next
-      std::fflush(stdout);
+    if (output_.terminal) {
+      // The bar gives way to what is printed next.
+      fmt::print(output_.file, "\r{:{}}\r", "", kColumns);
+      std::fflush(output_.file);
     }
   }
 
@@ -46,8 +54,7 @@ class Progress {
   void step(std::string_view note) {
     ++done_;
     const double now = watch_.seconds();
-    const double interval = terminal_ ? kBarSeconds : kLineSeconds;
-    if (now - shown_ < interval && !(terminal_ && done_ == total_)) {
+    if (now - shown_ < output_.interval && !(output_.terminal && done_ == total_)) {
       return;
     }
     shown_ = now;
@@ -55,24 +62,23 @@ class Progress {
     const double left = static_cast<double>(total_ - done_) / rate;
     const std::string numbers =
         fmt::format("{}/{}  {:.1f} steps/s  {:.0f} s left  {}", done_, total_, rate, left, note);
-    if (terminal_) {
+    if (output_.terminal) {
       const auto filled = static_cast<std::size_t>(done_ * kBar / std::max(total_, done_));
       const std::string bar = fmt::format("{:<{}}", std::string(filled, '#'), kBar);
       const std::string line = fmt::format("{} [{}] {}", title_, bar, numbers);
-      fmt::print("\r{:{}.{}}", line, kColumns, kColumns);
+      fmt::print(output_.file, "\r{:{}.{}}", line, kColumns, kColumns);
     } else {
-      fmt::print("{}: {}\n", title_, numbers);
+      fmt::print(output_.file, "{}: {}\n", title_, numbers);
     }
-    std::fflush(stdout);
+    std::fflush(output_.file);
   }
 
  private:
   static constexpr int kColumns = 99, kBar = 20;
-  static constexpr double kBarSeconds = 0.1, kLineSeconds = 15;
 
   std::string title_;
   std::int64_t total_, first_, done_;
-  bool terminal_ = ::isatty(STDOUT_FILENO) != 0;
+  ProgressOutput output_;
   Stopwatch watch_;
   double shown_ = 0;
 };

@@ -1,16 +1,17 @@
 // What a run leaves behind: config.json, metrics.jsonl, summary.json, model.safetensors.
 #pragma once
 
+#include <c10/util/StringUtil.h>
 #include <alkn/io/atomic_file.hpp>
 #include <alkn/io/tensors.hpp>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <limits>
+#include <map>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -114,18 +115,26 @@ inline void save_model(const std::filesystem::path& path, const Transformer& mod
   alkn::io::save_tensors(path, tensors, {{"format", "pt"}});
 }
 
-/// Into a model of the same names and shapes. Throws std::runtime_error where they differ.
+/// Into a model of the same names, types and shapes. Throws std::runtime_error that names the
+/// first tensor that does not fit; the model is then as it was.
 inline void load_model(const std::filesystem::path& path, Transformer& model) {
   const at::NoGradGuard no_grad;
-  const auto loaded = alkn::io::load_tensors(path);
   auto parameters = model.named_parameters();
-  const auto fits = [&](const auto& tensor) {
-    const at::Tensor* own = parameters.find(tensor.first);
-    return own != nullptr && own->sizes() == tensor.second.sizes() &&
-           own->scalar_type() == tensor.second.scalar_type();
+  std::map<std::string, at::Tensor> loaded;
+  for (const auto& [name, tensor] : alkn::io::load_tensors(path)) {
+    if (parameters.find(name) == nullptr) {
+      data_error("a tensor of this model", name, path.string());
+    }
+    loaded.emplace(name, tensor);
+  }
+  const auto type_and_shape = [](const at::Tensor& tensor) {
+    return tensor.defined() ? c10::str(tensor.scalar_type(), " ", tensor.sizes()) : "none";
   };
-  if (loaded.size() != parameters.size() || !std::all_of(loaded.begin(), loaded.end(), fits)) {
-    data_error("the parameters of this model", "others", path.string());
+  for (const auto& item : parameters) {
+    const std::string expected = type_and_shape(item.value());
+    if (const std::string got = type_and_shape(loaded[item.key()]); got != expected) {
+      data_error(item.key() + " as " + expected, got, path.string());
+    }
   }
   for (const auto& [name, tensor] : loaded) {
     parameters[name].copy_(tensor);

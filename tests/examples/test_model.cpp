@@ -1,11 +1,18 @@
 // The example's batches and model.
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/full.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -13,6 +20,7 @@
 #include "continual/batch.hpp"
 #include "continual/evaluate.hpp"
 #include "continual/model.hpp"
+#include "continual/run_folder.hpp"
 #include "continual/tokenizer.hpp"
 
 // Last: LibTorch has a CHECK of its own.
@@ -59,6 +67,21 @@ std::shared_ptr<Transformer> model() {
   config.vocabulary = tokenizer().size();
   config.context = kContext;
   return std::make_shared<Transformer>(config);
+}
+
+/// A file that is gone after the test.
+struct TemporaryFile {
+  std::filesystem::path path = std::filesystem::temp_directory_path() /
+                               ("test-model-" + std::to_string(::getpid()) + ".safetensors");
+  TemporaryFile() = default;
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  ~TemporaryFile() { std::filesystem::remove(path); }
+};
+
+std::string bytes_of(const at::Tensor& tensor) {
+  const at::Tensor flat = tensor.detach().contiguous();
+  return {static_cast<const char*>(flat.const_data_ptr()), flat.nbytes()};
 }
 
 }  // namespace
@@ -200,4 +223,99 @@ TEST_CASE("answer probability against the definition", "[evaluate]") {
   }
   CHECK(std::abs(continual::answer_probability(*net, few) - expected) < 1e-6 * expected);
   CHECK(std::isnan(continual::answer_probability(*net, {})));
+}
+
+TEST_CASE("a model's file has each parameter's name, dtype, shape and bytes", "[model]") {
+  const auto net = model();
+  const TemporaryFile file;
+  continual::save_model(file.path, *net);
+
+  // By the description of safetensors: 8 bytes, little endian, the size of a JSON header; then the
+  // header; then the data, at the offsets that the header gives.
+  std::ifstream stream(file.path, std::ios::binary);
+  const std::string all{std::istreambuf_iterator<char>(stream), {}};
+  REQUIRE(all.size() > 8);
+  std::uint64_t size = 0;
+  for (int i = 7; i >= 0; --i) {
+    size = size << 8U | static_cast<unsigned char>(all[static_cast<std::size_t>(i)]);
+  }
+  REQUIRE(size < all.size() - 8);
+  nlohmann::json header = nlohmann::json::parse(all.substr(8, size));
+  CHECK(header["__metadata__"]["format"] == "pt");
+  header.erase("__metadata__");
+  const std::string data = all.substr(8 + size);
+  std::size_t num_bytes = 0;
+  for (const auto& item : net->named_parameters()) {
+    INFO(item.key());
+    REQUIRE(header.contains(item.key()));
+    const auto entry = header[item.key()];
+    CHECK(entry["dtype"] == "F32");
+    CHECK(entry["shape"].get<std::vector<std::int64_t>>() == item.value().sizes().vec());
+    const auto begin = entry["data_offsets"][0].get<std::size_t>();
+    const auto end = entry["data_offsets"][1].get<std::size_t>();
+    REQUIRE((begin <= end && end <= data.size()));
+    CHECK((data.substr(begin, end - begin) == bytes_of(item.value())));
+    num_bytes += end - begin;
+  }
+  CHECK(header.size() == net->named_parameters().size());
+  CHECK(num_bytes == data.size());
+}
+
+TEST_CASE("a model comes back from its file to the bit", "[model]") {
+  const auto saved = model();
+  const TemporaryFile file;
+  continual::save_model(file.path, *saved);
+  const auto loaded = model();
+  {
+    const at::NoGradGuard no_grad;
+    for (auto& parameter : loaded->parameters()) {
+      parameter.add_(1);
+    }
+  }
+  continual::load_model(file.path, *loaded);
+  const auto parameters = saved->named_parameters();
+  for (const auto& item : loaded->named_parameters()) {
+    INFO(item.key());
+    CHECK((bytes_of(item.value()) == bytes_of(parameters[item.key()])));
+    CHECK(item.value().requires_grad());
+  }
+}
+
+TEST_CASE("a file of another model names the tensor, and changes nothing", "[model]") {
+  const auto net = model();
+  const TemporaryFile file;
+  alkn::io::NamedTensors tensors;
+  for (const auto& item : net->named_parameters()) {
+    tensors.emplace_back(item.key(), item.value().detach().add(1));
+  }
+  const auto error_of = [&](const std::string& name, const at::Tensor& tensor) {
+    auto changed = tensors;
+    std::erase_if(changed, [&](const auto& entry) { return entry.first == name; });
+    if (tensor.defined()) {
+      changed.emplace_back(name, tensor);
+    }
+    alkn::io::save_tensors(file.path, changed, {});
+    try {
+      continual::load_model(file.path, *net);
+    } catch (const std::runtime_error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  const std::string where = " (" + file.path.string() + ")";
+  const std::string expected = "continual: expected block1.qkv.weight as Float [384, 128], got ";
+  CHECK(error_of("block1.qkv.weight", at::full({384, 127}, 0.5)) ==
+        expected + "Float [384, 127]" + where);
+  CHECK(error_of("block1.qkv.weight", at::full({128, 384}, 0.5)) ==
+        expected + "Float [128, 384]" + where);
+  CHECK(error_of("block1.qkv.weight", at::full({384, 128}, 0.5, at::kDouble)) ==
+        expected + "Double [384, 128]" + where);
+  CHECK(error_of("block1.qkv.weight", {}) == expected + "none" + where);
+  CHECK(error_of("block9.qkv.weight", at::full({1}, 0.5)) ==
+        "continual: expected a tensor of this model, got block9.qkv.weight" + where);
+  const auto fresh = model();
+  const auto parameters = fresh->named_parameters();
+  for (const auto& item : net->named_parameters()) {
+    CHECK(item.value().equal(parameters[item.key()]));
+  }
 }
