@@ -129,7 +129,9 @@ ArmMaker method(const std::string& name, Kind kind, const typename Method::Optio
                 const BaseOptions& base, bool later, double bytes, double floor, int every = 1) {
   return {name, kind, [=](Model& model) {
             auto task = std::make_shared<InTask<Method>>(model, options, base, later);
-            return arm_of(name, task, bytes, floor, every);
+            Arm arm = arm_of(name, task, bytes, floor, every);
+            arm.writes_gradients = !Method::kFused;  // another base is given g' in their place
+            return arm;
           }};
 }
 
@@ -143,7 +145,9 @@ inline ArmMaker plain(bool later, int every) {
               if (later) used.push_back(retain.back() > 0);
             }
             auto steps = std::make_shared<PlainOperations>(model.parameters(), retain, used);
-            return arm_of(name, steps, later ? 316 : 620, later ? 48.1 : 48.3, every);
+            Arm arm = arm_of(name, steps, later ? 316 : 620, later ? 48.1 : 48.3, every);
+            arm.writes_gradients = true;  // clipped in place
+            return arm;
           }};
 }
 

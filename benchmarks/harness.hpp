@@ -39,6 +39,7 @@ struct Arm {
   int every = 1;                       ///< takes part in one of so many rounds
   std::function<void()> prepare = {};  ///< before every step, not timed
   bool by_mean = false;                ///< its row has the mean of its steps, not the median
+  bool writes_gradients = false;       ///< the other arms of the round get fresh ones after it
   Subject subject = {};                ///< of this arm; left empty: that of the comparison
   std::vector<double> seconds = {};    ///< out: of its steps
 
@@ -103,6 +104,7 @@ class Comparison {
         arm->step();
         const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
         if (round >= 0) arm->seconds.push_back(time.count());
+        if (arm->writes_gradients && refresh_) refresh_();
       }
     }
   }

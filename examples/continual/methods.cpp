@@ -81,15 +81,20 @@ const std::vector<PresetEntry>& presets() {
   return table;
 }
 
+// Answers that people wrote are longer and share less with each other than those that are made up:
+// at these rates they would be forgotten several times over.
 Strength strength_of(const MethodEntry& method, const Settings& settings) {
-  if (method.name == methods().front().name) {
-    for (const PresetEntry& preset : presets()) {
-      if (settings.preset == preset.name) {
-        return settings.over(preset.strength);
-      }
+  constexpr double kTextRate = 0.3;
+  Strength strength = method.strength;
+  for (const PresetEntry& preset : presets()) {
+    if (method.name == methods().front().name && settings.preset == preset.name) {
+      strength = preset.strength;
     }
   }
-  return settings.over(method.strength);
+  if (!settings.data.paths.empty()) {
+    strength.lr *= kTextRate;
+  }
+  return settings.over(strength);
 }
 
 }  // namespace continual
