@@ -722,16 +722,13 @@ TEST_CASE("a judge that throws leaves the task going") {
   }
   CHECK(error_of([&] { ignore(task.end(std::function<double()>(), 1.0)); }) ==
         "alkn::ALKN: expected a judge, a bound and at least one iteration, got no judge, bound 1 "
-        "and 10 "
-        "iterations (end)");
+        "and 10 iterations (end)");
   CHECK(error_of([&] { ignore(task.end([] { return 0.0; }, std::nan(""))); }) ==
         "alkn::ALKN: expected a judge, a bound and at least one iteration, got a judge, bound nan "
-        "and 10 "
-        "iterations (end)");
+        "and 10 iterations (end)");
   CHECK(error_of([&] { ignore(task.end([] { return 0.0; }, 1.0, 0)); }) ==
         "alkn::ALKN: expected a judge, a bound and at least one iteration, got a judge, bound 1 "
-        "and 0 "
-        "iterations (end)");
+        "and 0 iterations (end)");
   for (int i = 0; i < 2; ++i) {
     tiny::step(method, task, model);
     tiny::step(undisturbed, same, twin);
@@ -871,12 +868,7 @@ struct SquaredValues {
   static constexpr const char* kName = "squared_values";
   static constexpr bool kRemembers = true;
   template <class Self>
-  struct Options {
-    template <class Visitor>
-    void visit(Visitor&&) {}
-    template <class Visitor>
-    void visit(Visitor&&) const {}
-  };
+  using Options = alkn::TokenNLL::Options<Self>;  // none
   static std::vector<Tensor> remember(const Tensor& values, const Tensor& counts) {
     std::vector<Tensor> all;
     for (std::int64_t b = 0; b < values.size(0); ++b) {

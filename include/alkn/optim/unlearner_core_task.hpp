@@ -51,8 +51,7 @@ inline std::size_t UnlearnerCore::task_bytes(bool cpu) const {
   for (const ParameterState& p : parameters_) {
     const auto size = static_cast<std::size_t>(p.param.numel());
     const std::size_t state = c10::elementSize(state_dtype(p.param));
-    const bool pinned = settings_.start_on_host && p.param.is_cuda();
-    const bool start_on_cpu = (p.param.is_cpu() || settings_.start_on_host) && !pinned;
+    const bool start_on_cpu = !p.param.is_cuda() && (p.param.is_cpu() || settings_.start_on_host);
     if (holds_start() && (!cpu || start_on_cpu)) bytes += size * state;
     if (settings_.mask == kernel::MaskKind::localized && (!cpu || p.param.is_cpu())) {
       bytes += size * (c10::elementSize(score_dtype(p)) + c10::elementSize(retain_dtype(p))) +
