@@ -113,10 +113,12 @@ TEST_CASE("sums follow one tree, and are right") {
       INFO(simd_name(level) << ", " << n);
       std::vector<double> one(tuning::kSumLanes), three(3 * tuning::kSumLanes),
           plain(3 * tuning::kSumLanes);
-      kernels(level).sum_squares(g.data(), n, one.data());
-      kernels(level).sum_products(g.data(), r.data(), true, n, three.data());
-      kernels(level).sum_products(g.data(), nullptr, false, n, plain.data());
+      kernels(level).sum_squares({n, g.data(), nullptr, false, one.data(), {}});
+      kernels(level).sum_products({n, g.data(), r.data(), true, three.data(), {}});
+      kernels(level).sum_products({n, g.data(), nullptr, false, plain.data(), {}});
+      std::vector<double> again = one;
       std::vector<double> sums = {fold(one.data())};
+      CHECK(kernels(level).fold(again.data()) == sums[0]);
       for (int k = 0; k < 3; ++k) sums.push_back(fold(three.data() + k * tuning::kSumLanes));
       for (int k = 0; k < 3; ++k) sums.push_back(fold(plain.data() + k * tuning::kSumLanes));
       CHECK(sums[0] == Approx(static_cast<double>(squares)).epsilon(1e-13));
@@ -149,7 +151,7 @@ TEST_CASE("thresholds, clipping and deviations by hand") {
   CHECK(unbiased_deviation(0.3, 0.03, 3) == Approx(0.0).margin(1e-8));
 }
 
-TEST_CASE("negation, masks and their counts") {
+TEST_CASE("negation") {
   Numbers numbers(4);
   for (const std::int64_t n : {0, 1, 15, 16, 17, 65536, 70003}) {
     std::vector<float> param, start;
@@ -181,12 +183,55 @@ TEST_CASE("negation, masks and their counts") {
   CHECK_THROWS_WITH(
       negate(nullptr, DType::float32, nullptr, nullptr, 0, 1.0F, ParallelFor::serial()),
       "alkn::kernel::negate: expected a 16-bit parameter, got float32");
-  std::vector<std::uint64_t> used(100000, 0x0FU), mask(100000, 0x3CU);
+}
+
+TEST_CASE("one entry that is not finite is found, wherever it is") {
   Threads pool{3};
   const ParallelFor parallel(pool, 3);
-  CHECK(overlap(used.data(), mask.data(), 100000, parallel) == 200000);
-  merge_masks(used.data(), mask.data(), 100000, parallel);
-  CHECK(count_bits(used.data(), 100000, parallel) == 600000);
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const SimdLevel level : simd_levels()) {
+    const WithSimd with(level);
+    for (const std::size_t n : {0U, 1U, 17U, 130U, 200003U}) {
+      INFO(simd_name(level) << ", " << n);
+      std::vector<float> values(n, std::numeric_limits<float>::max());
+      const auto finite = [&] {
+        return all_finite(values.data(), static_cast<std::int64_t>(n), parallel);
+      };
+      CHECK(finite());
+      for (const float bad : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN()}) {
+        for (const std::size_t at : {std::size_t{0}, n / 2, n - 1}) {
+          if (n == 0) continue;
+          values[at] = bad;
+          CHECK_FALSE(finite());
+          values[at] = 1;
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("masks are united, counted and compared, with every instruction set") {
+  Threads pool{3};
+  const ParallelFor parallel(pool, 3);
+  for (const SimdLevel level : simd_levels()) {
+    const WithSimd with(level);
+    for (const std::int64_t words : {0, 1, 7, 8, 9, 100003}) {
+      INFO(simd_name(level) << ", " << words << " words");
+      std::vector<std::uint64_t> used, mask, both;
+      std::int64_t num_both = 0, num_common = 0;
+      for (std::int64_t i = 0; i < words; ++i) {
+        used.push_back(mixed(static_cast<std::uint64_t>(2 * i)));
+        mask.push_back(mixed(static_cast<std::uint64_t>(2 * i + 1)));
+        both.push_back(used.back() | mask.back());
+        num_both += __builtin_popcountll(both.back());
+        num_common += __builtin_popcountll(used.back() & mask.back());
+      }
+      CHECK(overlap(used.data(), mask.data(), words, parallel) == num_common);
+      merge_masks(used.data(), mask.data(), words, parallel);
+      CHECK(used == both);
+      CHECK(count_bits(used.data(), words, parallel) == num_both);
+    }
+  }
 }
 
 TEST_CASE("the level of the instruction set is chosen, and refused where it is unknown") {

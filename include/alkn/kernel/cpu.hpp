@@ -108,9 +108,11 @@ class CpuStep {
     if (!needs_sums(run, numbers.args)) return {};
     run.parallel(chunks_.size(), [&](std::int64_t begin, std::int64_t end) {
       const ScratchPool::Lease scratch(pool_);
-      const CpuWorker worker(run.kernels, numbers, *scratch);
+      CpuWorker worker(run.kernels, numbers, *scratch);
       for (std::int64_t c = begin; c < end; ++c) {
         const Chunk& chunk = chunks_[c];
+        worker.then_nothing();
+        if (c + 1 < end) worker.then_sum(run.tensors[chunks_[c + 1].tensor], chunks_[c + 1]);
         sums_[static_cast<std::size_t>(c)] = worker.sum(run.tensors[chunk.tensor], chunk);
       }
     });
@@ -140,14 +142,16 @@ class CpuStep {
   void update(const StepRun& run, const StepNumbers& numbers) {
     run.parallel(chunks_.size(), [&](std::int64_t begin, std::int64_t end) {
       const ScratchPool::Lease scratch(pool_);
-      const CpuWorker worker(run.kernels, numbers, *scratch);
+      CpuWorker worker(run.kernels, numbers, *scratch);
       for (std::int64_t c = end - 1; c >= begin; --c) {  // backwards: the end is still in the cache
         const Chunk& chunk = chunks_[c];
         const StepTensor& t = run.tensors[chunk.tensor];
+        worker.then_nothing();
+        if (c > begin) worker.then_update(run.tensors[chunks_[c - 1].tensor], chunks_[c - 1]);
         if (numbers.args.mask == MaskKind::none) {
           worker.update(t, chunk, worker.state_kernels(t).update_all);
         } else if (numbers.args.mask == MaskKind::given) {
-          worker.update(t, chunk, worker.state_kernels(t).update_bits);
+          worker.update(t, chunk, worker.state_kernels(t).update_bits, false);
         } else {
           run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_fused, true);
         }

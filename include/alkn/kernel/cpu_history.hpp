@@ -1,10 +1,11 @@
-// What happens to weights and masks at the end of a task, on the CPU.
+// What happens to arrays at the ends of a task, on the CPU: the retain gradient is checked at its
+// start, the weights are negated and the masks united at its end.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <stdexcept>
 
 #include <alkn/kernel/parallel.hpp>
@@ -39,6 +40,21 @@ inline std::int64_t sum_chunks(std::int64_t size, const ParallelFor& parallel, F
 }
 
 }  // namespace detail
+
+/// Whether none of values[size] is infinite or NaN: whether their sum of squares, in double, is.
+/// Cost: 4 bytes an element.
+inline bool all_finite(const float* values, std::int64_t size, const ParallelFor& parallel) {
+  const Kernels& k = kernels();
+  std::atomic<bool> finite{true};
+  detail::for_chunks(size, parallel, [&](std::int64_t begin, std::int64_t count) {
+    alignas(64) double lanes[tuning::kSumLanes] = {};
+    SumPass pass;
+    pass.size = pass.ahead.size = count, pass.grad = values + begin, pass.lanes = lanes;
+    k.sum_squares(pass);
+    if (!std::isfinite(k.fold(lanes))) finite.store(false, std::memory_order_relaxed);
+  });
+  return finite.load();
+}
 
 /// param = start - lambda (param - start), the difference rounded once, the rest a fused
 /// multiply-add.
@@ -76,17 +92,9 @@ inline void negate(void* param, DType type, float* master, const float* start, s
 /// used |= mask, word by word.
 inline void merge_masks(std::uint64_t* used, const std::uint64_t* mask, std::int64_t num_words,
                         const ParallelFor& parallel) {
+  const Kernels& k = kernels();
   detail::for_chunks(num_words, parallel, [&](std::int64_t begin, std::int64_t count) {
-    // Four words at a time: the loop over single ones is bound by its instructions.
-    std::int64_t w = begin;
-    for (; w + 4 <= begin + count; w += 4) {
-      std::uint64_t both[4], other[4];
-      std::memcpy(both, used + w, sizeof both);
-      std::memcpy(other, mask + w, sizeof other);
-      for (int i = 0; i < 4; ++i) both[i] |= other[i];
-      std::memcpy(used + w, both, sizeof both);
-    }
-    for (; w < begin + count; ++w) used[w] |= mask[w];
+    k.merge(used + begin, mask + begin, count);
   });
 }
 

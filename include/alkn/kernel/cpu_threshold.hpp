@@ -1,12 +1,13 @@
 // Steps on the CPU in which thresholds are learned: score with selection, select, update.
 //
 // A tensor of one chunk goes through all three while it is in the cache. Tensors of several chunks
-// go through them in groups; what a bracket missed is read once more, and after a second miss a
-// radix selection decides.
+// go through them in groups. What a bracket missed is read once more, with a wider one; then with
+// one by a sample; then a radix selection decides.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include <alkn/kernel/chunks.hpp>
@@ -39,14 +40,14 @@ class CpuThresholds {
     ++step_;
     predictors_.resize(static_cast<std::size_t>(run.num_tensors));
     reserve(run);
-    const std::int64_t group = tuning::kGroupChunks * run.parallel.num_threads();
-    const std::int64_t num_chunks = run.chunks.size();
+    const std::int64_t group = tuning::kGroupElements * run.parallel.num_threads();
+    std::int64_t left = 0;
+    for (std::int64_t t = 0; t < run.num_tensors; ++t) left += run.tensors[t].size;
     for (std::int64_t first = 0; first < run.num_tensors;) {
-      std::int64_t last = first;
-      while (last < run.num_tensors && run.chunks.first(last) - run.chunks.first(first) < group) {
-        ++last;
-      }
-      if (num_chunks - run.chunks.first(last) < group / 2) last = run.num_tensors;
+      std::int64_t last = first, size = 0;
+      while (last < run.num_tensors && size < group) size += run.tensors[last++].size;
+      left -= size;
+      if (left < group / 2) last = run.num_tensors;
       run_group(run, numbers, first, last);
       first = last;
     }
@@ -141,14 +142,17 @@ class CpuThresholds {
       if (state.way != Way::chunks) continue;
       any_chunks = true;
       const ThresholdRule how = rule(run.tensors[t], numbers.args);
-      state.by_sample = !predictor(t).predict(how, num_samples(run.tensors[t].size), state.pivots);
+      state.by_sample = !predictor(t).predict(how, num_samples(run.tensors[t].size),
+                                              tuning::kWarmErrors, state.pivots);
       if (state.by_sample) sample_pivots(run, numbers, t, false);
     }
     run.parallel(end - begin, [&](std::int64_t from, std::int64_t to) {
       const ScratchPool::Lease scratch(run.pool);
-      const CpuWorker worker(run.kernels, numbers, *scratch);
-      for (std::int64_t c = end - 1 - from; c >= end - to; --c)
-        score_chunk(run, numbers, worker, c, begin);
+      CpuWorker worker(run.kernels, numbers, *scratch);
+      for (std::int64_t c = end - 1 - from; c >= end - to; --c) {
+        const Chunk* next = c > end - to ? &run.chunks[c - 1] : nullptr;
+        score_chunk(run, numbers, worker, c, next, begin);
+      }
     });
     if (!any_chunks) return;
     for (std::int64_t t = first; t < last; ++t) {
@@ -157,8 +161,13 @@ class CpuThresholds {
     }
     run.parallel(end - begin, [&](std::int64_t from, std::int64_t to) {
       const ScratchPool::Lease scratch(run.pool);
-      const CpuWorker worker(run.kernels, numbers, *scratch);
-      for (std::int64_t c = begin + from; c < begin + to; ++c) update_chunk(run, worker, c, begin);
+      CpuWorker worker(run.kernels, numbers, *scratch);
+      for (std::int64_t c = begin + from; c < begin + to; ++c) {
+        worker.then_nothing();
+        if (c + 1 < begin + to)
+          worker.then_update(run.tensors[run.chunks[c + 1].tensor], run.chunks[c + 1]);
+        update_chunk(run, worker, c, begin);
+      }
     });
   }
 
@@ -232,42 +241,53 @@ class CpuThresholds {
   }
 
   /// The first pass over a chunk; all of it where nothing has to wait for other chunks.
-  void score_chunk(const StepRun& run, const StepNumbers& numbers, const CpuWorker& worker,
-                   std::int64_t c, std::int64_t group_begin) {
+  void score_chunk(const StepRun& run, const StepNumbers& numbers, CpuWorker& worker,
+                   std::int64_t c, const Chunk* next, std::int64_t group_begin) {
     const Chunk& chunk = run.chunks[c];
     StepTensor& t = run.tensors[chunk.tensor];
     const TensorState& state = states_[static_cast<std::size_t>(chunk.tensor)];
+    const auto then_next = [&] {
+      worker.then_nothing();
+      if (next != nullptr) worker.then_score(run.tensors[next->tensor], *next);
+    };
+    then_next();
     if (state.way == Way::none) {
       run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_fused, true);
     } else if (state.way == Way::one_chunk) {
-      run.unmasked[c] = step_in_cache(numbers, worker, t, chunk);
+      run.unmasked[c] = step_in_cache(numbers, worker, t, chunk, then_next);
     } else {
       const auto slot = static_cast<std::size_t>(c - group_begin);
       worker.score_select(t, chunk, state.pivots, counts_[slot], slots_[slot]);
     }
   }
 
-  /// Score, threshold and update of a tensor of one chunk.
-  std::int64_t step_in_cache(const StepNumbers& numbers, const CpuWorker& worker, StepTensor& t,
-                             const Chunk& chunk) {
+  /// Score, threshold and update of a tensor of one chunk; `then_next` tells the worker what
+  /// follows.
+  template <class ThenNext>
+  std::int64_t step_in_cache(const StepNumbers& numbers, CpuWorker& worker, StepTensor& t,
+                             const Chunk& chunk, ThenNext then_next) {
+    worker.then_update_scored(t, chunk);
     const ThresholdRule how = rule(t, numbers.args);
     Predictor& history = predictor(chunk.tensor);
     Pivots pivots;
-    if (t.size > tuning::kDirectSelect && history.predict(how, num_own_samples(t.size), pivots)) {
+    if (t.size > tuning::kDirectSelect &&
+        history.predict(how, num_own_samples(t.size), tuning::kOwnWarmErrors, pivots)) {
+      no_threshold_bracket(pivots);  // the update reads the scores again, from the cache
       Candidates found = own_candidates(worker);
       PivotCounts counts;
       worker.score_select(t, chunk, pivots, counts, found);
-      const SelectedPair pair = worker.scratch().select.run({&found, 1}, pivots, counts,
-                                                            how.ranks(), ParallelFor::serial());
+      SelectedPair pair = select_own(worker, found, pivots, counts, how);
+      if (!pair.found()) {
+        widen(pivots);
+        found = own_candidates(worker), counts = PivotCounts{};
+        worker.rescan(t, chunk, pivots, counts, found);
+        pair = select_own(worker, found, pivots, counts, how);
+      }
       if (pair.found()) {
         history.hit(pair, pivots, t.size, false);
         history.observe(how, pair.low.value, pair.high.value);
         t.threshold = how.eta(pair.low.value, pair.high.value);
-        if (t.threshold >= pivots.eta_a && t.threshold <= pivots.eta_b) {
-          const std::int64_t num_on = CpuWorker::settle_mask(t, chunk, found);
-          worker.update(t, chunk, worker.state_kernels(t).update_bits);
-          return num_on;
-        }
+        then_next();
         return worker.update(t, chunk, worker.state_kernels(t).update_scored, false);
       }
       history.miss(false);
@@ -278,7 +298,27 @@ class CpuThresholds {
     select_standing(worker, t, chunk, how, history, low, high);
     history.observe(how, low, high);
     t.threshold = how.eta(low, high);
+    then_next();
     return worker.update(t, chunk, worker.state_kernels(t).update_scored, false);
+  }
+
+  static SelectedPair select_own(const CpuWorker& worker, const Candidates& found,
+                                 const Pivots& pivots, const PivotCounts& counts,
+                                 const ThresholdRule& how) {
+    return worker.scratch().select.run({&found, 1}, pivots, counts, how.ranks(),
+                                       ParallelFor::serial());
+  }
+
+  static void widen(Pivots& p) {
+    const auto wider = [](float& a, float& b) {
+      const float more = 0.5F * (tuning::kWidening - 1) * (b - a);
+      a -= more, b += more;
+    };
+    wider(p.low_a, p.low_b), wider(p.high_a, p.high_b);
+  }
+  /// Sets nothing aside for the mask, which is not made of the candidates then.
+  static void no_threshold_bracket(Pivots& p) {
+    p.eta_a = p.eta_b = std::numeric_limits<float>::infinity();
   }
 
   static Candidates own_candidates(const CpuWorker& worker) {
@@ -301,18 +341,21 @@ class CpuThresholds {
       return;
     }
     const std::int64_t total = num_own_samples(t.size);
-    for (std::int64_t i = 0; i < total; ++i) {
-      const std::int64_t from = i * t.size / total, to = (i + 1) * t.size / total;
-      const auto jitter =
-          mixed(static_cast<std::uint64_t>(i)) % static_cast<std::uint64_t>(to - from);
-      keys[i] = order_key(score_of(t, from + static_cast<std::int64_t>(jitter)));
-    }
+    const auto stride =
+        (static_cast<std::uint64_t>(t.size) << 16U) / static_cast<std::uint64_t>(total);
+    with_scores(t, [&](auto scores) {  // one of each stretch; no division in the loop
+      for (std::int64_t i = 0; i < total; ++i) {
+        const auto number = static_cast<std::uint64_t>(i);
+        const std::uint64_t from = number * stride >> 16U, to = (number + 1) * stride >> 16U;
+        const std::uint64_t jitter = (mixed(number) >> 32U) * (to - from) >> 32U;
+        keys[i] = order_key(scores[static_cast<std::int64_t>(from + jitter)]);
+      }
+    });
     const Pivots pivots = pivots_by_sample(keys, total, how, history.sigmas());
     Candidates found = own_candidates(worker);
     PivotCounts counts;
     worker.rescan(t, chunk, pivots, counts, found);
-    const SelectedPair pair =
-        scratch.select.run({&found, 1}, pivots, counts, ranks, ParallelFor::serial());
+    const SelectedPair pair = select_own(worker, found, pivots, counts, how);
     if (pair.found()) {
       history.hit(pair, pivots, t.size, true);
       low = pair.low.value, high = pair.high.value;
@@ -338,21 +381,43 @@ class CpuThresholds {
       const float eta = how.eta(pair.low.value, pair.high.value);
       state.settled = eta >= state.pivots.eta_a && eta <= state.pivots.eta_b && !list.overflow();
     } else {
-      history.miss(state.by_sample);
-      rescan(run, numbers, tensor);
-      pair = select_from(run, list, state, how);
-      if (pair.found()) {
-        history.hit(pair, state.pivots, t.size, true);
-      } else {
-        history.miss(true);
-        const Ranks ranks = how.ranks();
-        with_scores(t, [&](auto scores) {
-          radix_.select(scores, t.size, ranks, run.parallel, pair.low.value, pair.high.value);
-        });
-      }
+      pair = select_after_miss(run, numbers, tensor, list);
     }
     history.observe(how, pair.low.value, pair.high.value);
     t.threshold = how.eta(pair.low.value, pair.high.value);
+  }
+
+  /// By wider brackets, by those of a sample, by a radix selection: each reads the scores again.
+  SelectedPair select_after_miss(const StepRun& run, const StepNumbers& numbers,
+                                 std::int64_t tensor, const CandidateList& list) {
+    const StepTensor& t = run.tensors[tensor];
+    TensorState& state = states_[static_cast<std::size_t>(tensor)];
+    const ThresholdRule how = rule(t, numbers.args);
+    Predictor& history = predictor(tensor);
+    SelectedPair pair;
+    if (!state.by_sample) {
+      widen(state.pivots);
+      rescan(run, numbers, tensor);
+      pair = select_from(run, list, state, how);
+      if (pair.found()) {
+        history.hit(pair, state.pivots, t.size, false);
+        return pair;
+      }
+    }
+    history.miss(state.by_sample);
+    sample_pivots(run, numbers, tensor, true);
+    rescan(run, numbers, tensor);
+    pair = select_from(run, list, state, how);
+    if (pair.found()) {
+      history.hit(pair, state.pivots, t.size, true);
+      return pair;
+    }
+    history.miss(true);
+    const Ranks ranks = how.ranks();
+    with_scores(t, [&](auto scores) {
+      radix_.select(scores, t.size, ranks, run.parallel, pair.low.value, pair.high.value);
+    });
+    return pair;
   }
 
   SelectedPair select_from(const StepRun& run, const CandidateList& list, const TensorState& state,
@@ -364,10 +429,10 @@ class CpuThresholds {
     return select_.run(list, state.pivots, counts, how.ranks(), run.parallel);
   }
 
-  /// One more read of the scores, with brackets by a sample of them.
+  /// One more read of the scores, for what lies in the tensor's brackets now.
   void rescan(const StepRun& run, const StepNumbers& numbers, std::int64_t tensor) {
-    sample_pivots(run, numbers, tensor, true);
-    const TensorState& state = states_[static_cast<std::size_t>(tensor)];
+    TensorState& state = states_[static_cast<std::size_t>(tensor)];
+    no_threshold_bracket(state.pivots);
     const std::int64_t first = run.chunks.first(tensor);
     run.parallel(run.chunks.count(tensor), [&](std::int64_t from, std::int64_t to) {
       const ScratchPool::Lease scratch(run.pool);
@@ -391,8 +456,8 @@ class CpuThresholds {
     if (state.way != Way::chunks) return;
     if (state.settled) {
       const Candidates& found = slots_[static_cast<std::size_t>(c - group_begin)];
-      run.unmasked[c] = CpuWorker::settle_mask(t, chunk, found);
-      worker.update(t, chunk, worker.state_kernels(t).update_bits);
+      CpuWorker::settle_mask(t, chunk, found);
+      run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_bits, false);
     } else {
       run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_scored, false);
     }

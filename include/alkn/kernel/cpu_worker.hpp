@@ -2,6 +2,7 @@
 // rounds back.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include <alkn/kernel/chunks.hpp>
@@ -22,26 +23,50 @@ class CpuWorker {
   CpuWorker(const Kernels& kernels, const StepNumbers& numbers, Scratch& scratch)
       : kernels_(kernels), numbers_(numbers), scratch_(scratch) {}
 
+  /// What the thread does after the next pass, so that this asks for it in advance: nothing, the
+  /// sums of a chunk, its score, an update.
+  void then_nothing() { next_ = Ahead{}; }
+  void then_sum(const StepTensor& t, const Chunk& chunk) {
+    next_ = {0, {head(t.grad, t.type, chunk), head(t.retain, t.retain_type, chunk)}};
+  }
+  void then_score(const StepTensor& t, const Chunk& chunk) {
+    next_ = {0,
+             {state_at(t.score, t, chunk.begin), head(t.grad, t.type, chunk),
+              head(t.retain, t.retain_type, chunk)}};
+  }
+  void then_update(const StepTensor& t, const Chunk& chunk) {
+    const void* weights = t.type != DType::float32 ? t.master : t.param;
+    next_ = {0,
+             {head(t.grad, t.type, chunk), head(weights, DType::float32, chunk),
+              state_at(t.exp_avg, t, chunk.begin), state_at(t.exp_avg_sq, t, chunk.begin),
+              head(t.retain, t.retain_type, chunk), state_at(t.score, t, chunk.begin)}};
+  }
+  /// The update of a chunk whose score was the last pass: its gradient is in the cache.
+  void then_update_scored(const StepTensor& t, const Chunk& chunk) {
+    then_update(t, chunk);
+    for (int i = 0; i < 3; ++i) next_.heads[i] = next_.heads[i + 1];
+  }
+
   /// Sums of a chunk: of g, and of d where the step has a penalty for this tensor.
   [[nodiscard]] Sums sum(const StepTensor& t, const Chunk& chunk) const {
     const StepArgs& args = numbers_.args;
     const bool products = args.mask == MaskKind::localized && t.used != nullptr;
     const bool of_retain = products && args.penalty_scale == PenaltyScale::product;
     double* lanes = scratch_.lanes.data();
-    scratch_.lanes.fill(0);
+    std::fill_n(lanes, (products ? 3 : 1) * tuning::kSumLanes, 0.0);
+    SumPass pass;
+    pass.absolute = absolute(), pass.lanes = lanes, pass.ahead = next_;
     for_blocks(t, chunk.begin, chunk.size, of_retain,
-               [&](std::int64_t, std::int64_t size, const float* grad, const float* retain) {
-                 if (products) {
-                   kernels_.sum_products(grad, retain, absolute(), size, lanes);
-                 } else {
-                   kernels_.sum_squares(grad, size, lanes);
-                 }
+               [&](std::int64_t at, std::int64_t size, const float* grad, const float* retain) {
+                 pass.size = size, pass.grad = grad, pass.retain = retain;
+                 pass.ahead.size = chunk.begin + chunk.size - at;
+                 (products ? kernels_.sum_products : kernels_.sum_squares)(pass);
                });
     Sums sums;
-    sums.squares = fold(lanes);
+    sums.squares = kernels_.fold(lanes);
     if (products) {
-      sums.products = fold(lanes + tuning::kSumLanes);
-      sums.product_squares = fold(lanes + 2 * tuning::kSumLanes);
+      sums.products = kernels_.fold(lanes + tuning::kSumLanes);
+      sums.product_squares = kernels_.fold(lanes + 2 * tuning::kSumLanes);
     }
     return sums;
   }
@@ -49,11 +74,13 @@ class CpuWorker {
   /// Grows the scores of `size` elements in place, or into `out` (at most a block), nothing else.
   void score(const StepTensor& t, std::int64_t begin, std::int64_t size, float* out) const {
     ScorePass pass = score_pass(t);
+    pass.ahead = next_;
     std::uint16_t* narrow_out = scratch_.narrow.data();
     const std::uint64_t shifted = t.used != nullptr ? t.used[begin >> 6U] >> (begin & 63U) : 0;
     for_blocks(t, begin, size, true,
                [&](std::int64_t at, std::int64_t count, const float* grad, const float* retain) {
                  pass.size = count, pass.grad = grad, pass.retain = retain;
+                 pass.ahead.size = begin + size - at;
                  pass.score_in = state_at(t.score, t, at),
                  pass.score_out = state_at(t.score, t, at);
                  if (out != nullptr) pass.score_out = out + (at - begin);
@@ -77,9 +104,11 @@ class CpuWorker {
                     PivotCounts& counts, Candidates& found) const {
     ScorePass pass = score_pass(t);
     pass.pivots = pivots, pass.counts = &counts, pass.candidates = &found;
+    pass.ahead = next_;
     for_blocks(t, chunk.begin, chunk.size, true,
                [&](std::int64_t at, std::int64_t size, const float* grad, const float* retain) {
                  pass.size = size, pass.grad = grad, pass.retain = retain;
+                 pass.ahead.size = chunk.begin + chunk.size - at;
                  pass.score_in = state_at(t.score, t, at),
                  pass.score_out = state_at(t.score, t, at);
                  pass.rounding = rounding(t, at);
@@ -94,7 +123,8 @@ class CpuWorker {
   void rescan(const StepTensor& t, const Chunk& chunk, const Pivots& pivots, PivotCounts& counts,
               Candidates& found) const {
     ScorePass pass;
-    pass.size = chunk.size, pass.score_in = state_at(t.score, t, chunk.begin);
+    pass.size = pass.ahead.size = chunk.size;
+    pass.score_in = state_at(t.score, t, chunk.begin);
     pass.pivots = pivots, pass.counts = &counts, pass.candidates = &found;
     state_kernels(t).rescan(pass);
   }
@@ -115,20 +145,13 @@ class CpuWorker {
     return num_on;
   }
 
-  /// Sets the bits of the candidates that turn out to lie above the threshold; returns how many
-  /// bits are set.
-  static std::int64_t settle_mask(const StepTensor& t, const Chunk& chunk,
-                                  const Candidates& found) {
+  /// Sets the bits of the candidates that turn out to lie above the threshold.
+  static void settle_mask(const StepTensor& t, const Chunk& chunk, const Candidates& found) {
     std::uint64_t* mask = t.mask + (chunk.begin >> 6U);
     for (std::int64_t i = 0; i < found.size; ++i) {
       const std::uint64_t on = found.values[i] > t.threshold ? 1 : 0;
       mask[found.indices[i] >> 6U] |= on << (found.indices[i] & 63U);
     }
-    std::int64_t num_on = 0;
-    for (std::int64_t w = 0; w < (chunk.size + 63) / 64; ++w) {
-      num_on += __builtin_popcountll(mask[w]);
-    }
-    return num_on;
   }
 
   [[nodiscard]] const Kernels& kernels() const { return kernels_; }
@@ -143,6 +166,11 @@ class CpuWorker {
   static void* state_at(void* state, const StepTensor& t, std::int64_t at) {
     if (state == nullptr) return nullptr;
     return static_cast<char*>(state) + at * (compact(t) ? 2 : 4);
+  }
+  /// The first element of a chunk in an array of `type`.
+  static const void* head(const void* array, DType type, const Chunk& chunk) {
+    if (array == nullptr) return nullptr;
+    return static_cast<const char*>(array) + chunk.begin * (type == DType::float32 ? 4 : 2);
   }
   static Rounding rounding(const StepTensor& t, std::int64_t at) {
     static_assert(kRoundingBlock % tuning::kChunk == 0, "one key a chunk");
@@ -209,10 +237,12 @@ class CpuWorker {
     pass.threshold = t.threshold;
     pass.all_on = t.size < tuning::kMinLocalized;
     pass.freeze = numbers_.args.masked == Masked::freeze;
+    pass.ahead = next_;
     const auto at_or_null = [](auto* p, std::int64_t i) { return p != nullptr ? p + i : nullptr; };
     for_blocks(t, chunk.begin, chunk.size, fused,
                [&](std::int64_t at, std::int64_t size, const float* grad, const float* retain) {
                  pass.size = size, pass.grad = grad, pass.retain = retain;
+                 pass.ahead.size = chunk.begin + chunk.size - at;
                  pass.param = at_or_null(weights, at);
                  pass.exp_avg = state_at(t.exp_avg, t, at);
                  pass.exp_avg_sq = state_at(t.exp_avg_sq, t, at);
@@ -238,6 +268,7 @@ class CpuWorker {
   const Kernels& kernels_;
   const StepNumbers& numbers_;
   Scratch& scratch_;
+  Ahead next_;
 };
 
 }  // namespace alkn::kernel

@@ -56,6 +56,24 @@ struct Rounding {
   std::uint32_t first = 0;  ///< number of element 0 in its rounding block
 };
 
+/// What a pass asks the cache for in advance: its own arrays, which from its element 0 on have
+/// `size` elements, and after their end the heads of the arrays that the thread comes to next.
+struct Ahead {
+  static constexpr int kArrays = 6;
+  std::int64_t size = 0;
+  const void* heads[kArrays] = {};  ///< null: none
+};
+
+/// Sums over `size` elements.
+struct SumPass {
+  std::int64_t size = 0;
+  const float* grad = nullptr;
+  const float* retain = nullptr;  ///< null: d is g itself
+  bool absolute = false;          ///< d = |g| r
+  double* lanes = nullptr;        ///< [3][kSumLanes], added to; of g^2, d, d^2
+  Ahead ahead;
+};
+
 /// The score of `size` elements, and what the selection needs of it.
 struct ScorePass {
   std::int64_t size = 0;
@@ -66,6 +84,7 @@ struct ScorePass {
   const std::uint64_t* used = nullptr;  ///< bit i of the union mask for element i, or null
   ScoreNumbers numbers;
   Rounding rounding;  ///< compact state only
+  Ahead ahead;
 
   // Only where a threshold is being selected.
   std::uint64_t* mask = nullptr;  ///< out: bit set where score > eta_b
@@ -93,6 +112,7 @@ struct UpdatePass {
   ScoreNumbers numbers;  ///< scale is needed by every update
   AdamWNumbers adamw;
   Rounding rounding;  ///< compact state only
+  Ahead ahead;
 };
 
 /// The kernels that read or write the state: moments and scores.
@@ -107,8 +127,8 @@ struct StateKernels {
   // Each update comes for AdamW [0] and for a foreign optimizer's gradient [1].
   /// Every entry is on.
   void (*update_all[2])(const UpdatePass& pass);
-  /// Entries whose bit is set in mask are on.
-  void (*update_bits[2])(const UpdatePass& pass);
+  /// Entries whose bit is set in mask are on; returns how many.
+  std::int64_t (*update_bits[2])(const UpdatePass& pass);
   /// Entries with score > threshold are on; writes mask, returns how many.
   std::int64_t (*update_scored[2])(const UpdatePass& pass);
   /// Grows the score first; then as update_scored.
@@ -118,11 +138,10 @@ struct StateKernels {
 /// The kernels of one instruction set. All give the same bits. Pointers need no alignment; spans
 /// start at a multiple of 64 elements of their tensor, so that masks start at a word.
 struct Kernels {
-  /// Adds sum g^2 of g[size] to lanes[kSumLanes].
-  void (*sum_squares)(const float* grad, std::int64_t size, double* lanes);
-  /// Adds sum g^2, sum d, sum d^2 to lanes[3][kSumLanes]; d = g r, or |g| r, or g where r is null.
-  void (*sum_products)(const float* grad, const float* retain, bool absolute, std::int64_t size,
-                       double* lanes);
+  void (*sum_squares)(const SumPass& pass);   ///< of g^2 alone
+  void (*sum_products)(const SumPass& pass);  ///< of all three
+  /// kernel::fold: adds up lanes[kSumLanes], which it overwrites.
+  double (*fold)(double* lanes);
   StateKernels fp32;
   StateKernels compact;  ///< moments and scores bfloat16, rounded stochastically
   [[nodiscard]] const StateKernels& of(DType state_type) const {
@@ -135,6 +154,8 @@ struct Kernels {
   void (*round_half)(const float* in, std::uint16_t* out, std::int64_t size);
   /// param = start - lambda (param - start).
   void (*negate)(float* param, const float* start, std::int64_t size, float lambda);
+  /// used |= mask.
+  void (*merge)(std::uint64_t* used, const std::uint64_t* mask, std::int64_t num_words);
 };
 
 }  // namespace alkn::kernel

@@ -40,41 +40,57 @@ inline void bracket_threshold(Pivots& p, const ThresholdRule& rule) {
   }
 }
 
-/// The interval that holds the rank-th largest of n with the asked certainty, by a sample's keys
-/// (reordered).
-inline void bracket_by_sample(std::uint32_t* keys, std::int64_t num_keys, std::int64_t n,
-                              std::int64_t rank, double sigmas, float& a, float& b) {
-  const auto count = static_cast<double>(num_keys);
-  const double share = (static_cast<double>(rank) - 0.5) / static_cast<double>(n);
-  const double half = sigmas * std::sqrt(count * share * (1 - share)) + 1;
-  const auto from_top = [&](double position) {  // the key at this 0-based position from the largest
-    const auto at = num_keys - 1 - static_cast<std::int64_t>(position);
-    std::nth_element(keys, keys + at, keys + num_keys);
-    const float value = key_value(keys[at]);
-    return value == value ? value : std::numeric_limits<float>::infinity();
+/// Where a sorted sample has the ends of the interval that holds the rank-th largest of n with the
+/// asked certainty, counted from the smallest; outside of the sample: there is no end.
+struct SampledBracket {
+  std::int64_t a = 0, b = 0;
+
+  SampledBracket(std::int64_t num_keys, std::int64_t n, std::int64_t rank, double sigmas) {
+    const auto count = static_cast<double>(num_keys);
+    const double share = (static_cast<double>(rank) - 0.5) / static_cast<double>(n);
+    const double half = sigmas * std::sqrt(count * share * (1 - share)) + 1;
+    a = num_keys - 1 - static_cast<std::int64_t>(std::ceil(share * count + half));
+    b = num_keys - 1 - static_cast<std::int64_t>(std::floor(share * count - half));
+  }
+};
+
+/// Reorders the keys so that each of the four places holds what it would in a sorted list.
+inline void sort_places(std::uint32_t* keys, std::int64_t num_keys, std::int64_t (&places)[4]) {
+  std::sort(places, places + 4);
+  const auto part = [&](std::int64_t from, std::int64_t place, std::int64_t to) {
+    if (place >= from && place < to) std::nth_element(keys + from, keys + place, keys + to);
   };
-  const double upper = std::floor(share * count - half);
-  const double lower = std::ceil(share * count + half);
-  b = upper < 0 ? std::numeric_limits<float>::infinity() : from_top(upper);
-  a = lower >= count ? -std::numeric_limits<float>::infinity() : from_top(lower);
+  const auto inside = [&](std::int64_t x) { return std::clamp<std::int64_t>(x, 0, num_keys); };
+  part(0, places[1], num_keys);  // each of the others then lies in what is left on its side
+  part(0, places[0], inside(places[1]));
+  part(inside(places[1] + 1), places[2], num_keys);
+  part(inside(places[2] + 1), places[3], num_keys);
 }
 
+/// Brackets by a sample's keys, which are reordered.
 inline Pivots pivots_by_sample(std::uint32_t* keys, std::int64_t num_keys,
                                const ThresholdRule& rule, double sigmas) {
   Pivots p;
   const Ranks ranks = rule.ranks();
-  bracket_by_sample(keys, num_keys, rule.size, ranks.low, sigmas, p.low_a, p.low_b);
-  if (ranks.high == ranks.low) {
-    p.high_a = p.low_a, p.high_b = p.low_b;
-  } else {
-    bracket_by_sample(keys, num_keys, rule.size, ranks.high, sigmas, p.high_a, p.high_b);
-  }
+  const SampledBracket low(num_keys, rule.size, ranks.low, sigmas);
+  const SampledBracket high(num_keys, rule.size, ranks.high, sigmas);
+  std::int64_t places[4] = {low.a, low.b, high.a, high.b};
+  sort_places(keys, num_keys, places);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const auto value = [&](std::int64_t place) {
+    if (place < 0) return -kInfinity;
+    const float x = place < num_keys ? key_value(keys[place]) : kInfinity;
+    return x == x ? x : kInfinity;
+  };
+  p.low_a = value(low.a), p.low_b = value(low.b);
+  p.high_a = value(high.a), p.high_b = value(high.b);
   bracket_threshold(p, rule);
   return p;
 }
 
-/// One order statistic over the steps: extrapolated linearly, the width by the errors of the last
-/// predictions.
+/// One order statistic over the steps: the last value and one of three changes, whichever predicted
+/// best; the width by the errors of these predictions. In a large tensor, where the scores' noise
+/// averages out, the last change and the change of the change tell most; in a small one the mean.
 class Track {
  public:
   [[nodiscard]] bool ready() const { return seen_ >= 2; }
@@ -87,10 +103,13 @@ class Track {
     if (width > 0 && width < 1e38)
       density_ = static_cast<double>(inside) / static_cast<double>(n) / width;
   }
-  void bracket(float& a, float& b) const {
-    const float center = value_ + delta_;
-    const auto factor = static_cast<float>(tuning::kWarmErrors);
-    const float half = seen_ == 2 ? 0.5F * std::fabs(delta_) : factor * error_;
+  /// @param errors half the width, in largest recent errors
+  void bracket(double errors, float& a, float& b) const {
+    int best = 0;
+    for (int i = 1; i < kChanges; ++i) best = error_[i] < error_[best] ? i : best;
+    const float center = value_ + change_[best];
+    const float half =
+        seen_ == 2 ? 0.5F * std::fabs(change_[0]) : static_cast<float>(errors) * error_[best];
     a = center - half, b = center + half;
   }
   void observe(float value) {
@@ -98,17 +117,23 @@ class Track {
       seen_ = 0;  // nothing to extrapolate from
       return;
     }
-    if (seen_ >= 2) {
-      const float error = std::fabs(value - (value_ + delta_));
-      error_ = std::max(error, seen_ == 2 ? 0.0F : tuning::kErrorDecay * error_);
+    for (int i = 0; i < kChanges && seen_ >= 2; ++i) {
+      const float error = std::fabs(value - (value_ + change_[i]));
+      error_[i] = std::max(error, seen_ == 2 ? 0.0F : tuning::kErrorDecay * error_[i]);
     }
-    delta_ = seen_ >= 1 ? value - value_ : 0.0F;
+    const float change = seen_ >= 1 ? value - value_ : 0.0F;
+    change_[1] = seen_ >= 2 ? change_[1] + tuning::kChangeShare * (change - change_[1]) : change;
+    change_[2] = seen_ >= 2 ? change + (change - change_[0]) : change;
+    change_[0] = change;
     value_ = value;
     seen_ = std::min(seen_ + 1, 3);
   }
 
  private:
-  float value_ = 0, delta_ = 0, error_ = 0;
+  static constexpr int kChanges = 3;
+  float value_ = 0;
+  float change_[kChanges] = {};  ///< the last; the mean, that forgets; the last, changing on
+  float error_[kChanges] = {};
   double density_ = 0;
   int seen_ = 0;
 };
@@ -118,12 +143,14 @@ class Predictor {
  public:
   /// Brackets by the last steps; false where they predict nothing, or less than a sample of
   /// `num_sampled` would, and a sample has to.
-  [[nodiscard]] bool predict(const ThresholdRule& rule, std::int64_t num_sampled, Pivots& p) const {
+  /// @param errors half a bracket's width, in largest recent errors
+  [[nodiscard]] bool predict(const ThresholdRule& rule, std::int64_t num_sampled, double errors,
+                             Pivots& p) const {
     const Ranks ranks = rule.ranks();
     if (ranks.low != ranks_.low || ranks.high != ranks_.high) return false;
     if (!low_.ready() || !high_.ready() || pause_ > 0 || tied_) return false;
-    low_.bracket(p.low_a, p.low_b);
-    high_.bracket(p.high_a, p.high_b);
+    low_.bracket(errors, p.low_a, p.low_b);
+    high_.bracket(errors, p.high_a, p.high_b);
     if (!(p.low_a <= p.low_b && p.high_a <= p.high_b)) return false;  // NaN after an overflow
     const double sampled = 4 * sigmas() * 0.36 / std::sqrt(static_cast<double>(num_sampled));
     if (low_.share(p.low_a, p.low_b) + high_.share(p.high_a, p.high_b) > sampled) return false;

@@ -54,6 +54,41 @@ struct Bracket {
   bool closed = false;
 };
 
+/// The key that would be at `place` of count, were they sorted: quickselect without a branch on a
+/// key, several times as fast as nth_element on a hundred.
+/// @param keys [count + 1], overwritten, as is spare [count + 1]
+inline std::uint32_t select_key(std::uint32_t* keys, std::uint32_t* spare, std::size_t count,
+                                std::size_t place) {
+  for (int round = 0; count > 1; ++round) {
+    if (round == 32) {  // pivots that did not halve: rare, and no more than nth_element's time
+      std::nth_element(keys, keys + place, keys + count);
+      return keys[place];
+    }
+    const std::uint32_t first = keys[0], middle = keys[count / 2], last = keys[count - 1];
+    const std::uint32_t pivot =
+        std::max(std::min(first, middle), std::min(std::max(first, middle), last));
+    std::size_t less = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      spare[less] = keys[i];  // kept if the next one does not overwrite it
+      less += keys[i] < pivot ? 1 : 0;
+    }
+    if (place < less) {
+      count = less;
+    } else {
+      std::size_t more = 0;
+      for (std::size_t i = 0; i < count; ++i) {
+        spare[more] = keys[i];
+        more += keys[i] > pivot ? 1 : 0;
+      }
+      if (place < count - more) return pivot;
+      place -= count - more;
+      count = more;
+    }
+    std::swap(keys, spare);
+  }
+  return keys[0];
+}
+
 /// Selects both order statistics from a list, in parallel where it is long. Allocates at its first
 /// use, and when threads are added.
 class PairSelect {
@@ -119,9 +154,9 @@ class PairSelect {
     }
   };
   struct Part {
-    std::int64_t begin = 0, end = 0;  ///< chunks
-    std::array<std::uint32_t, tuning::kBins> bins[2];
-    std::array<std::uint32_t, tuning::kBinnedSelect> keys[2];
+    std::int64_t begin = 0, end = 0;                               ///< chunks
+    std::array<std::uint32_t, tuning::kBins + 1> bins[2];          // the last: of keys that are out
+    std::array<std::uint32_t, tuning::kBinnedSelect + 1> keys[2];  // one more is written
     std::size_t num_keys[2] = {0, 0};
   };
 
@@ -181,7 +216,8 @@ class PairSelect {
       for (std::int64_t i = 0; i < list.chunks[c].size; ++i) {
         const std::uint32_t key = order_key(list.chunks[c].values[i]);
         for (int t = 0; t < 2; ++t) {
-          if (key - low[t] <= span[t]) part.keys[t][found[t]++] = key;
+          part.keys[t][found[t]] = key;  // kept if the next one does not overwrite it
+          found[t] += key - low[t] <= span[t] ? 1 : 0;
         }
       }
     }
@@ -197,13 +233,14 @@ class PairSelect {
       for (std::int64_t i = 0; i < list.chunks[c].size; ++i) {
         const std::uint32_t key = order_key(list.chunks[c].values[i]);
         for (int t = 0; t < 2; ++t) {
-          if (key - low[t] <= span[t]) ++part.bins[t][(key - low[t]) >> shift[t]];
+          const std::uint32_t above = key - low[t];
+          ++part.bins[t][above <= span[t] ? above >> shift[t] : tuning::kBins];
         }
       }
     }
     for (int t = 0; t < 2; ++t) {
       part.num_keys[t] = 0;
-      for (const std::uint32_t count : part.bins[t]) part.num_keys[t] += count;
+      for (int bin = 0; bin < tuning::kBins; ++bin) part.num_keys[t] += part.bins[t][bin];
     }
   }
 
@@ -257,13 +294,12 @@ class PairSelect {
       std::copy_n(part.keys[t].data(), part.num_keys[t], all.keys[t].data() + count);
       count += part.num_keys[t];
     }
-    std::uint32_t* end = all.keys[t].data() + count;
-    std::uint32_t* wanted = end - targets_[t].rank;
-    std::nth_element(all.keys[t].data(), wanted, end);
-    targets_[t].found(key_value(*wanted));
+    const std::size_t place = count - static_cast<std::size_t>(targets_[t].rank);
+    targets_[t].found(key_value(select_key(all.keys[t].data(), spare_.data(), count, place)));
   }
 
   Target targets_[2];
+  std::array<std::uint32_t, tuning::kBinnedSelect + 1> spare_;
   std::vector<Part> parts_;
   std::int64_t num_parts_ = 1;
 };

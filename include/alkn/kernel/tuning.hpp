@@ -34,15 +34,21 @@ inline constexpr std::int64_t kSampleMax = 32768;
 inline constexpr std::int64_t kSampleLine = 16;
 /// Half width of a sampled bracket, in standard deviations of the sample's rank.
 inline constexpr double kSampleSigmas = 3.5;
-/// Half width of a warm bracket, in largest recent errors of its prediction.
+/// Half width of a warm bracket, in largest recent errors of its prediction: of a tensor of several
+/// chunks, whose scores a miss reads again from memory, and of one whose scores are in the cache.
 inline constexpr double kWarmErrors = 3.0;
+inline constexpr double kOwnWarmErrors = 2.0;
+/// How much wider they are after a miss.
+inline constexpr float kWidening = 4.0F;
+/// The weight of the last change of an order statistic in the mean of its changes.
+inline constexpr float kChangeShare = 0.3F;
 /// How fast an old error of the prediction is forgotten.
-inline constexpr float kErrorDecay = 0.8F;
+inline constexpr float kErrorDecay = 0.7F;
 /// More candidates of one bracket than this are binned before they are selected from.
 inline constexpr std::int64_t kBinnedSelect = 2048;
 inline constexpr int kBins = 1024;
 /// Tensors of several chunks pass through score, select and update in groups of at least this many
-/// chunks a thread, so that what the score pass read is still in the last-level cache.
-inline constexpr std::int64_t kGroupChunks = 16;
+/// elements a thread, so that what the score pass read is still in the last-level cache.
+inline constexpr std::int64_t kGroupElements = 16 * kChunk;
 
 }  // namespace alkn::kernel::tuning

@@ -5,6 +5,7 @@
 // the consumer compiles for.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -31,16 +32,20 @@
 
 namespace alkn::kernel::detail {
 
-/// Asks for `kBytes` bytes from the cache line at p + offset on; that may lie behind the array.
+/// Asks for `kBytes` bytes from the cache line at an address on; that may lie behind an array: a
+/// pointer past its end may not be computed, a number may.
 template <int kBytes>
-ALKN_INLINE void prefetch(const void* p, std::int64_t offset) {
-  const auto at = reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(offset);
+ALKN_INLINE void prefetch_address(std::uintptr_t at) {
   ALKN_UNROLL
   for (std::uintptr_t line = 0; line < kBytes; line += 64) {
-    // a pointer past the array's end may not be computed, a number may
     __builtin_prefetch(
         reinterpret_cast<const void*>(at + line));  // NOLINT(performance-no-int-to-ptr)
   }
+}
+template <int kBytes>
+ALKN_INLINE void prefetch(const void* p, std::int64_t offset) {
+  prefetch_address<kBytes>(reinterpret_cast<std::uintptr_t>(p) +
+                           static_cast<std::uintptr_t>(offset));
 }
 
 }  // namespace alkn::kernel::detail

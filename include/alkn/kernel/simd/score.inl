@@ -50,17 +50,25 @@ ALKN_INLINE M count_scores(SelectLanes& s, F score, M& on) {
   }
 }
 
+template <bool kClosed>
 inline void add_counts(const SelectLanes& s, PivotCounts& counts) {
-  counts += {s.low_ge_a.total(),  s.low_ge_b.total(),  s.low_gt_b.total(),
-             s.high_ge_a.total(), s.high_ge_b.total(), s.high_gt_b.total()};
+  counts.low_ge_a += s.low_ge_a.total(), counts.high_ge_a += s.high_ge_a.total();
+  if constexpr (kClosed) return;  // nobody counted the others
+  counts.low_ge_b += s.low_ge_b.total(), counts.low_gt_b += s.low_gt_b.total();
+  counts.high_ge_b += s.high_ge_b.total(), counts.high_gt_b += s.high_gt_b.total();
 }
 
 /// Asks for the 64 elements of a moment, a score (kCompact: 2 bytes each) or fp32 array that will
-/// be needed next but a few.
+/// be needed next but a few; behind its end, for those of the head in its place.
 template <bool kCompact = false>
-ALKN_INLINE void prefetch_word(const void* array, std::int64_t i) {
+ALKN_INLINE void prefetch_word(const void* array, const Ahead& ahead, int place, std::int64_t i) {
   constexpr int kBytes = kCompact ? 2 : 4;
-  detail::prefetch<64 * kBytes>(array, (i + tuning::kPrefetch) * kBytes);
+  const std::int64_t at = i + tuning::kPrefetch;
+  if (at < ahead.size) {
+    detail::prefetch<64 * kBytes>(array, at * kBytes);
+  } else if (ahead.heads[place] != nullptr) {
+    detail::prefetch<64 * kBytes>(ahead.heads[place], (at - ahead.size) * kBytes);
+  }
 }
 
 inline std::uint64_t word_at(const std::uint64_t* words, std::int64_t i) {
@@ -128,6 +136,7 @@ inline ScorePass tail_of(const ScorePass& pass, std::int64_t i, const std::uint6
                          std::uint64_t* mask) {
   ScorePass tail = pass;
   tail.size -= i;
+  tail.ahead = {};
   tail.base += i;
   if (pass.grad != nullptr) tail.grad += i;
   if (pass.retain != nullptr) tail.retain += i;
@@ -167,8 +176,11 @@ inline void score_words(const ScorePass& given) {
     const std::int64_t left = pass.size - i;
     const int lanes = vector_lanes(left);
     std::uint64_t word = 0, wanted = 0;
-    prefetch_word<kCompact>(pass.score_in, i);
-    if constexpr (kGrow) prefetch_word(pass.grad, i), prefetch_word(pass.retain, i);
+    prefetch_word<kCompact>(pass.score_in, pass.ahead, 0, i);
+    if constexpr (kGrow) {
+      prefetch_word(pass.grad, pass.ahead, 1, i);
+      prefetch_word(pass.retain, pass.ahead, 2, i);
+    }
     for (int lane = 0; lane < lanes; lane += kWidth) {
       F score = load_state<kCompact>(pass.score_in, i + lane);
       if constexpr (kGrow) {
@@ -213,7 +225,7 @@ inline void score_words(const ScorePass& given) {
   }
   if constexpr (kSelect) {
     found.size = num_found;
-    add_counts(select, *pass.counts);
+    add_counts<kSelected == Select::closed>(select, *pass.counts);
   }
 }
 

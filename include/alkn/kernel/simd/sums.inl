@@ -4,20 +4,39 @@
 
 inline constexpr std::int64_t kRows = 16;
 
-/// Asks for the part of a later row that lies under kVectors vectors of this one.
+/// The address of what a pass comes to kSumPrefetch elements after element i: in the array, or in
+/// the head in its place; 0: nothing.
+inline std::uintptr_t soon(const float* array, const Ahead& ahead, int place, std::int64_t i) {
+  const std::int64_t at = i + tuning::kSumPrefetch;
+  const bool goes_on = at < ahead.size;
+  const void* from = goes_on ? array : ahead.heads[place];
+  if (from == nullptr) return 0;
+  const std::int64_t elements = goes_on ? at : at - ahead.size;
+  return reinterpret_cast<std::uintptr_t>(from) + static_cast<std::uintptr_t>(elements) * 4;
+}
+
+/// Asks for kVectors vectors of a later row.
 template <int kVectors>
-ALKN_INLINE void prefetch_row(const float* row) {
+ALKN_INLINE void prefetch_row(std::uintptr_t row) {
   constexpr int kBytes = kVectors * kDoubles * 4;
-  if constexpr (kVectors > 1) detail::prefetch<kBytes>(row, tuning::kSumPrefetch * 4);
+  if (kVectors > 1 && row != 0) detail::prefetch_address<kBytes>(row);
+}
+
+ALKN_INLINE std::uintptr_t later_column(std::uintptr_t later, std::int64_t column) {
+  return later == 0 ? 0 : later + static_cast<std::uintptr_t>(column) * 4;
+}
+ALKN_INLINE std::uintptr_t later_row(std::uintptr_t later, std::int64_t row) {
+  return later_column(later, row * tuning::kSumLanes);
 }
 
 template <int kVectors>
-ALKN_INLINE void square_columns(const float* grad, std::int64_t rows, double* lanes) {
+ALKN_INLINE void square_columns(const float* grad, std::uintptr_t later, std::int64_t rows,
+                                double* lanes) {
   D sum[kVectors];
   ALKN_UNROLL
   for (int v = 0; v < kVectors; ++v) sum[v] = load_double(lanes + v * kDoubles);
   for (std::int64_t row = 0; row < rows; ++row) {
-    prefetch_row<kVectors>(grad + row * tuning::kSumLanes);
+    prefetch_row<kVectors>(later_row(later, row));
     ALKN_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       const D g = widen(grad + row * tuning::kSumLanes + v * kDoubles);
@@ -28,29 +47,33 @@ ALKN_INLINE void square_columns(const float* grad, std::int64_t rows, double* la
   for (int v = 0; v < kVectors; ++v) store_double(lanes + v * kDoubles, sum[v]);
 }
 
-inline void sum_squares(const float* grad, std::int64_t size, double* lanes) {
+inline void sum_squares(const SumPass& pass) {
   constexpr std::int64_t kColumns = kSquareVectors * kDoubles;
+  const float* grad = pass.grad;
+  double* lanes = pass.lanes;
   std::int64_t i = 0;
-  while (size - i >= tuning::kSumLanes) {
-    const std::int64_t left = (size - i) / tuning::kSumLanes;
-    const std::int64_t rows = kColumns == tuning::kSumLanes || left < kRows ? left : kRows;
+  while (pass.size - i >= tuning::kSumLanes) {
+    const std::int64_t rows = std::min((pass.size - i) / tuning::kSumLanes, kRows);
+    const std::uintptr_t later = soon(grad, pass.ahead, 0, i);
     for (std::int64_t column = 0; column < tuning::kSumLanes; column += kColumns) {
-      square_columns<kSquareVectors>(grad + i + column, rows, lanes + column);
+      square_columns<kSquareVectors>(grad + i + column, later_column(later, column), rows,
+                                     lanes + column);
     }
     i += rows * tuning::kSumLanes;
   }
   std::int64_t lane = 0;
-  for (; i + kDoubles <= size; i += kDoubles, lane += kDoubles) {
-    square_columns<1>(grad + i, 1, lanes + lane);
+  for (; i + kDoubles <= pass.size; i += kDoubles, lane += kDoubles) {
+    square_columns<1>(grad + i, 0, 1, lanes + lane);
   }
-  for (; i < size; ++i, ++lane) {
+  for (; i < pass.size; ++i, ++lane) {
     const auto g = static_cast<double>(grad[i]);
     lanes[lane] = std::fma(g, g, lanes[lane]);
   }
 }
 
 template <int kVectors, bool kRetain>
-ALKN_INLINE void product_columns(const float* grad, const float* retain, D signs, std::int64_t rows,
+ALKN_INLINE void product_columns(const float* grad, const float* retain, std::uintptr_t later_grad,
+                                 std::uintptr_t later_retain, D signs, std::int64_t rows,
                                  double* lanes) {
   D square[kVectors], sum[kVectors], product_square[kVectors];
   ALKN_UNROLL
@@ -61,8 +84,8 @@ ALKN_INLINE void product_columns(const float* grad, const float* retain, D signs
     product_square[v] = load_double(at + 2 * tuning::kSumLanes);
   }
   for (std::int64_t row = 0; row < rows; ++row) {
-    prefetch_row<kVectors>(grad + row * tuning::kSumLanes);
-    if constexpr (kRetain) prefetch_row<kVectors>(retain + row * tuning::kSumLanes);
+    prefetch_row<kVectors>(later_row(later_grad, row));
+    if constexpr (kRetain) prefetch_row<kVectors>(later_row(later_retain, row));
     ALKN_UNROLL
     for (int v = 0; v < kVectors; ++v) {
       const std::int64_t at = row * tuning::kSumLanes + v * kDoubles;
@@ -84,29 +107,32 @@ ALKN_INLINE void product_columns(const float* grad, const float* retain, D signs
 }
 
 template <bool kRetain>
-inline void sum_products_of(const float* grad, const float* retain, bool absolute,
-                            std::int64_t size, double* lanes) {
+inline void sum_products_of(const SumPass& pass) {
   constexpr std::int64_t kColumns = kProductVectors * kDoubles;
-  const D signs = sign_mask_double(!absolute);
+  const float *grad = pass.grad, *retain = pass.retain;
+  double* lanes = pass.lanes;
+  const D signs = sign_mask_double(!pass.absolute);
   const auto at = [&](std::int64_t i) { return kRetain ? retain + i : nullptr; };
   std::int64_t i = 0;
-  while (size - i >= tuning::kSumLanes) {
-    const std::int64_t left = (size - i) / tuning::kSumLanes;
-    const std::int64_t rows = left < kRows ? left : kRows;
+  while (pass.size - i >= tuning::kSumLanes) {
+    const std::int64_t rows = std::min((pass.size - i) / tuning::kSumLanes, kRows);
+    const std::uintptr_t later_grad = soon(grad, pass.ahead, 0, i);
+    const std::uintptr_t later_retain = kRetain ? soon(retain, pass.ahead, 1, i) : 0;
     for (std::int64_t column = 0; column < tuning::kSumLanes; column += kColumns) {
-      product_columns<kProductVectors, kRetain>(grad + i + column, at(i + column), signs, rows,
-                                                lanes + column);
+      product_columns<kProductVectors, kRetain>(
+          grad + i + column, at(i + column), later_column(later_grad, column),
+          later_column(later_retain, column), signs, rows, lanes + column);
     }
     i += rows * tuning::kSumLanes;
   }
   std::int64_t lane = 0;
-  for (; i + kDoubles <= size; i += kDoubles, lane += kDoubles) {
-    product_columns<1, kRetain>(grad + i, at(i), signs, 1, lanes + lane);
+  for (; i + kDoubles <= pass.size; i += kDoubles, lane += kDoubles) {
+    product_columns<1, kRetain>(grad + i, at(i), 0, 0, signs, 1, lanes + lane);
   }
-  for (; i < size; ++i, ++lane) {
+  for (; i < pass.size; ++i, ++lane) {
     const auto g = static_cast<double>(grad[i]);
     double d = g;
-    if constexpr (kRetain) d = (absolute ? std::fabs(g) : g) * static_cast<double>(retain[i]);
+    if constexpr (kRetain) d = (pass.absolute ? std::fabs(g) : g) * static_cast<double>(retain[i]);
     double* sums = lanes + lane;
     sums[0] = std::fma(g, g, sums[0]);
     sums[tuning::kSumLanes] += d;
@@ -114,11 +140,24 @@ inline void sum_products_of(const float* grad, const float* retain, bool absolut
   }
 }
 
-inline void sum_products(const float* grad, const float* retain, bool absolute, std::int64_t size,
-                         double* lanes) {
-  if (retain != nullptr) {
-    sum_products_of<true>(grad, retain, absolute, size, lanes);
+inline void sum_products(const SumPass& pass) {
+  if (pass.retain != nullptr) {
+    sum_products_of<true>(pass);
   } else {
-    sum_products_of<false>(grad, nullptr, absolute, size, lanes);
+    sum_products_of<false>(pass);
   }
+}
+
+/// kernel::fold, the wide part of its tree in vectors.
+inline double fold_lanes(double* lanes) {
+  std::int64_t width = tuning::kSumLanes / 2;
+  for (; width >= kDoubles; width /= 2) {
+    for (std::int64_t i = 0; i < width; i += kDoubles) {
+      store_double(lanes + i, add(load_double(lanes + i), load_double(lanes + i + width)));
+    }
+  }
+  for (; width > 0; width /= 2) {
+    for (std::int64_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
 }

@@ -7,7 +7,7 @@ constexpr StateKernels state_kernels() {
       score_select<kCompact>,
       rescan<kCompact>,
       {update_all<true, kCompact>, update_all<false, false>},
-      {update_bits<true, kCompact>, update_bits<false, false>},
+      {update_words<Source::bits, true, kCompact>, update_words<Source::bits, false, false>},
       {update_words<Source::scored, true, kCompact>, update_words<Source::scored, false, kCompact>},
       {update_words<Source::fused, true, kCompact>, update_words<Source::fused, false, kCompact>},
   };
@@ -15,9 +15,17 @@ constexpr StateKernels state_kernels() {
 
 inline const Kernels& kernels() {
   static constexpr Kernels kTable = {
-      sum_squares,           sum_products,   state_kernels<false>(),
-      state_kernels<true>(), widen_bfloat16, widen_half,
-      round_bfloat16,        round_half,     negate,
+      sum_squares,
+      sum_products,
+      fold_lanes,
+      state_kernels<false>(),
+      state_kernels<true>(),
+      widen_bfloat16,
+      widen_half,
+      round_bfloat16,
+      round_half,
+      negate,
+      merge,
   };
   return kTable;
 }

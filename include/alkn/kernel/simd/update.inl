@@ -13,6 +13,7 @@ inline UpdatePass tail_of(const UpdatePass& pass, std::int64_t i, const std::uin
     if (pointer != nullptr) pointer += i;
   };
   tail.size -= i;
+  tail.ahead = {};
   advance(tail.grad), advance(tail.param), advance(tail.grad_out), advance(tail.retain);
   advance_state<kCompact>(tail.exp_avg, i);
   advance_state<kCompact>(tail.exp_avg_sq, i);
@@ -66,18 +67,19 @@ ALKN_INLINE void move_entries(const UpdatePass& pass, std::int64_t i, const Adam
 
 template <Source kSource, bool kAdamW, bool kCompact>
 ALKN_INLINE void prefetch_update(const UpdatePass& pass, std::int64_t i) {
-  prefetch_word(pass.grad, i);
+  prefetch_word(pass.grad, pass.ahead, 0, i);
   if constexpr (kAdamW) {
-    prefetch_word(pass.param, i);
-    prefetch_word<kCompact>(pass.exp_avg, i), prefetch_word<kCompact>(pass.exp_avg_sq, i);
+    prefetch_word(pass.param, pass.ahead, 1, i);
+    prefetch_word<kCompact>(pass.exp_avg, pass.ahead, 2, i);
+    prefetch_word<kCompact>(pass.exp_avg_sq, pass.ahead, 3, i);
   }
-  if constexpr (kSource == Source::fused) prefetch_word(pass.retain, i);
+  if constexpr (kSource == Source::fused) prefetch_word(pass.retain, pass.ahead, 4, i);
   if constexpr (kSource == Source::fused || kSource == Source::scored) {
-    prefetch_word<kCompact>(pass.score, i);
+    prefetch_word<kCompact>(pass.score, pass.ahead, 5, i);
   }
 }
 
-/// Returns how many entries are on (Source::scored and fused).
+/// Returns how many entries are on, but for Source::all.
 template <Source kSource, bool kAdamW, bool kCompact>
 inline std::int64_t update_words(const UpdatePass& given_pass) {
   const UpdatePass pass = given_pass;  // ours: no store below can change it
@@ -117,10 +119,8 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
         word |= tail_word << lanes;
       }
     }
-    if constexpr (kWrites) {
-      pass.mask[i >> 6U] = word;
-      num_on += __builtin_popcountll(word);
-    }
+    if constexpr (kWrites) pass.mask[i >> 6U] = word;
+    num_on += __builtin_popcountll(kWrites ? word : given);
   }
   return num_on;
 }
@@ -128,8 +128,4 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
 template <bool kAdamW, bool kCompact>
 inline void update_all(const UpdatePass& pass) {
   update_words<Source::all, kAdamW, kCompact>(pass);
-}
-template <bool kAdamW, bool kCompact>
-inline void update_bits(const UpdatePass& pass) {
-  update_words<Source::bits, kAdamW, kCompact>(pass);
 }
