@@ -93,7 +93,7 @@ inline Tensor widened(const Tensor& state) {
 /// m += a d - mu k M, then the threshold and this step's mask (section 3). `grad` is clipped.
 inline void aten_score(StepSlot& slot, const Tensor& grad, const kernel::StepArgs& args,
                        const AtenRounding& rounding) {
-  const Tensor retain = slot.retain.to(grad.scalar_type());
+  const Tensor retain = slot.retain->to(grad.scalar_type());
   const bool ratio = args.score == kernel::ScoreKind::ratio;
   const Tensor product = (ratio ? grad.abs() : grad).mul(retain);
   Tensor score =
@@ -101,7 +101,7 @@ inline void aten_score(StepSlot& slot, const Tensor& grad, const kernel::StepArg
   if (slot.used.defined()) {
     slot.deviation =
         aten_deviation(args.penalty_scale == kernel::PenaltyScale::product ? product : grad);
-    const Tensor used = unpack_bits(slot.used, slot.param.sizes()).to(score.scalar_type());
+    const Tensor used = unpack_bits(slot.used, slot.param->sizes()).to(score.scalar_type());
     score.sub_(used, slot.deviation * static_cast<double>(args.penalty));
   }
   rounding.store(slot.score, score, kScoreShift);
@@ -112,7 +112,7 @@ inline void aten_score(StepSlot& slot, const Tensor& grad, const kernel::StepArg
   const Tensor mask =
       without_threshold(score.numel()) ? at::ones_like(score, at::kBool) : score.gt(slot.threshold);
   slot.num_unmasked = mask.sum().item<std::int64_t>();
-  slot.mask.copy_(pack_bits(mask));
+  slot.mask->copy_(pack_bits(mask));
 }
 
 /// AdamW with decoupled weight decay (section 6), fed with g'. `keep`: undefined, or the entries
@@ -124,7 +124,7 @@ inline void aten_adamw(StepSlot& slot, const Tensor& grad, const Tensor& keep, b
   const Tensor old_avg = widened(slot.exp_avg), old_avg_sq = widened(slot.exp_avg_sq);
   Tensor rate = at::full_like(old_avg, s.lr);
   if (s.lr_used != s.lr && slot.used.defined()) {
-    rate.masked_fill_(unpack_bits(slot.used, slot.param.sizes()), s.lr_used);
+    rate.masked_fill_(unpack_bits(slot.used, slot.param->sizes()), s.lr_used);
   }
   const Tensor avg = old_avg.mul(s.beta1).add_(grad, 1 - s.beta1);
   const Tensor avg_sq = old_avg_sq.mul(s.beta2).addcmul_(grad, grad, 1 - s.beta2);
@@ -136,7 +136,7 @@ inline void aten_adamw(StepSlot& slot, const Tensor& grad, const Tensor& keep, b
   rounding.store(slot.exp_avg, all ? avg : at::where(keep, avg, old_avg), kExpAvgShift);
   rounding.store(slot.exp_avg_sq, all ? avg_sq : at::where(keep, avg_sq, old_avg_sq),
                  kExpAvgSqShift);
-  if (slot.master.defined()) slot.param.copy_(slot.master);
+  if (slot.master.defined()) slot.param->copy_(slot.master);
 }
 
 /// One whole step; see kernel::StepArgs. Synchronises with the device. Temporary memory: several
@@ -145,7 +145,7 @@ inline kernel::StepResult aten_step(std::vector<StepSlot>& slots, const kernel::
   kernel::StepResult result;
   double sum = 0;
   for (const StepSlot& slot : slots) {
-    if (slot.grad.defined()) sum += slot.grad.to(at::kDouble).square().sum().item<double>();
+    if (slot.grad.defined()) sum += slot.grad->to(at::kDouble).square().sum().item<double>();
   }
   result.grad_norm = std::sqrt(sum);
   if (args.check_finite && !std::isfinite(result.grad_norm)) {
@@ -160,18 +160,18 @@ inline kernel::StepResult aten_step(std::vector<StepSlot>& slots, const kernel::
     if (!slot.grad.defined()) continue;
     const AtenRounding rounding{
         kernel::rounding_seed(static_cast<std::int64_t>(i), slot.adamw.step)};
-    Tensor grad = slot.grad.to(state_dtype(slot.param));
+    Tensor grad = slot.grad->to(state_dtype(slot.param));
     if (result.clip_scale < 1) grad = grad.mul(result.clip_scale);
     Tensor keep;
     if (args.mask == kernel::MaskKind::localized) aten_score(slot, grad, args, rounding);
     if (args.mask != kernel::MaskKind::none) {
-      keep = unpack_bits(slot.mask, slot.param.sizes());
+      keep = unpack_bits(slot.mask, slot.param->sizes());
       grad = at::where(keep, grad, at::zeros_like(grad));
     }
     if (args.update == kernel::Update::adamw) {
       aten_adamw(slot, grad, keep, args.masked == kernel::Masked::freeze, rounding);
     } else {
-      slot.grad_out.copy_(grad);
+      slot.grad_out->copy_(grad);
     }
   }
   return result;

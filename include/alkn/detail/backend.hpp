@@ -32,6 +32,7 @@ struct AdamWScalars {
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
   std::int64_t step = 1;  ///< the number of this step, 1-based
 
+  bool operator==(const AdamWScalars&) const = default;
   [[nodiscard]] double bias1() const { return 1 - kernel::power(beta1, step); }
   [[nodiscard]] double bias2_sqrt() const { return std::sqrt(1 - kernel::power(beta2, step)); }
   [[nodiscard]] kernel::AdamWNumbers rounded() const {
@@ -39,20 +40,37 @@ struct AdamWScalars {
   }
 };
 
+/// A tensor that somebody else holds for the time of the step, or none. Copies count no references:
+/// a step over thousands of small tensors would notice.
+class TensorRef {
+ public:
+  TensorRef() = default;
+  TensorRef(const Tensor& tensor) : tensor_(&tensor) {}  // NOLINT(google-explicit-constructor)
+  TensorRef(Tensor&&) = delete;
+  [[nodiscard]] bool defined() const { return tensor_->defined(); }
+  operator const Tensor&() const { return *tensor_; }  // NOLINT(google-explicit-constructor)
+  const Tensor& operator*() const { return *tensor_; }
+  const Tensor* operator->() const { return tensor_; }
+
+ private:
+  static inline const Tensor kNone;
+  const Tensor* tensor_ = &kNone;
+};
+
 /// One parameter tensor of n elements in one step. All state tensors are contiguous and of the
 /// parameter's shape but the masks: int64 words, ceil(n / 64), element i is bit i % 64 of word i
 /// / 64.
 struct StepSlot {
-  Tensor param;     ///< the user's parameter, any strides
-  Tensor master;    ///< fp32; undefined: the parameter itself is stepped
-  Tensor grad;      ///< of the parameter's dtype; undefined: the tensor is left alone in this step
-  Tensor grad_out;  ///< fp32 (double for double); Update::gradient: receives g'
+  TensorRef param;   ///< the user's parameter, any strides
+  TensorRef master;  ///< fp32; undefined: the parameter itself is stepped
+  TensorRef grad;    ///< of the parameter's dtype; undefined: the tensor is left alone in this step
+  TensorRef grad_out;  ///< fp32 (double for double); Update::gradient: receives g'
   /// Update::adamw; fp32 (double for double), or bfloat16: the compact state, as is then `score`
-  Tensor exp_avg, exp_avg_sq;
-  Tensor retain;  ///< fp32, bfloat16 or double; MaskKind::localized
-  Tensor score;   ///< fp32 (double for double) or bfloat16; MaskKind::localized
-  Tensor used;    ///< words of M; undefined: empty
-  Tensor mask;    ///< words of this step's mask
+  TensorRef exp_avg, exp_avg_sq;
+  TensorRef retain;  ///< fp32, bfloat16 or double; MaskKind::localized
+  TensorRef score;   ///< fp32 (double for double) or bfloat16; MaskKind::localized
+  TensorRef used;    ///< words of M; undefined: empty
+  TensorRef mask;    ///< words of this step's mask
   AdamWScalars adamw;
   bool learns_threshold = false;
   double threshold = 0;
@@ -60,12 +78,11 @@ struct StepSlot {
   std::int64_t num_unmasked = 0;
   double deviation = 0;
 
-  /// Lets go of the tensors, so that no gradient is held beyond its step.
+  /// Lets go of the tensors: they are somebody else's after the step.
   void drop_tensors() {
-    param = master = grad = grad_out = exp_avg = exp_avg_sq = retain = score = used = mask =
-        Tensor();
+    param = master = grad = grad_out = exp_avg = exp_avg_sq = retain = score = used = mask = {};
   }
-  [[nodiscard]] const Tensor& stepped() const { return master.defined() ? master : param; }
+  [[nodiscard]] const Tensor& stepped() const { return master.defined() ? *master : *param; }
 };
 
 /// True for a tensor without a threshold: too few entries to localise anything, all are trained.

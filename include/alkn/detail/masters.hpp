@@ -15,9 +15,10 @@ namespace alkn::detail {
 class Masters {
  public:
   /// The master of `param`, [shape] fp32 contiguous; undefined for float and double. An entry of
-  /// the parameter that somebody else has written since the last step is taken over.
-  Tensor get(const Tensor& param) {
-    if (!is_low_precision(param)) return {};
+  /// the parameter that somebody else has written since the last step is taken over. The reference
+  /// is good until adopt().
+  const Tensor& get(const Tensor& param) {
+    if (!is_low_precision(param)) return none_;
     Entry& entry = entries_[param.unsafeGetTensorImpl()];
     const auto version = param._version();
     if (!entry.values.defined() || entry.values.sizes() != param.sizes() ||
@@ -47,6 +48,7 @@ class Masters {
 
   /// To be called when parameter and master agree: after a step, or after both were restored.
   void agree(const Tensor& param) {
+    if (!is_low_precision(param)) return;
     const auto found = entries_.find(param.unsafeGetTensorImpl());
     if (found == entries_.end()) return;
     found->second.version = param._version();
@@ -60,6 +62,7 @@ class Masters {
     const void* data = nullptr;  ///< set_data puts other values in place without another version
   };
   std::unordered_map<const void*, Entry> entries_;
+  Tensor none_;
 };
 
 }  // namespace alkn::detail

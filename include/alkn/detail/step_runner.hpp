@@ -101,18 +101,15 @@ inline kernel::DType kernel_dtype(at::ScalarType type) {
 }
 
 inline std::uint64_t* mask_words(const Tensor& words) {
-  return words.defined() ? reinterpret_cast<std::uint64_t*>(words.data_ptr<std::int64_t>())
-                         : nullptr;
+  return words.defined() ? static_cast<std::uint64_t*>(words.data_ptr()) : nullptr;
 }
 
 /// A moment or a score, fp32 or bfloat16.
-inline void* state_data(const Tensor& t) {
-  if (!t.defined()) return nullptr;
-  if (t.scalar_type() == at::kBFloat16) return t.data_ptr<at::BFloat16>();
-  return t.data_ptr<float>();
-}
+inline void* state_data(const Tensor& t) { return t.defined() ? t.data_ptr() : nullptr; }
 
-inline float* float_data(const Tensor& t) { return t.defined() ? t.data_ptr<float>() : nullptr; }
+inline float* float_data(const Tensor& t) {
+  return t.defined() ? static_cast<float*>(t.data_ptr()) : nullptr;
+}
 
 /// What the CUDA kernels keep from step to step, on each device that has parameters.
 class CudaState {
@@ -130,7 +127,7 @@ class CudaState {
                std::int64_t num_tensors, const kernel::StepArgs& args) {
     for (OnDevice& on : devices_) on.tensors.clear();
     for (std::size_t i = 0; i < slots.size(); ++i) {
-      at(slots[i].param.device().index()).tensors.push_back(tensors[i]);
+      at(slots[i].param->device().index()).tensors.push_back(tensors[i]);
     }
     const bool results = has_results(args);
     reports_ = nullptr;
@@ -263,7 +260,7 @@ class StepRunner {
   }
 
   /// A contiguous stand-in for `t`, kept alive for the step: `t` itself where it is contiguous.
-  Tensor contiguous(const Tensor& t) {
+  const Tensor& contiguous(const Tensor& t) {
     if (t.is_contiguous()) return t;
     held_.push_back(t.contiguous());
     return held_.back();
@@ -273,19 +270,20 @@ class StepRunner {
             std::int64_t index) {
     tensor = kernel::StepTensor{};
     if (!slot.grad.defined()) return;  // size 0: keeps its place in the list, and its warm start
-    tensor.size = slot.param.numel();
-    tensor.type = kernel_dtype(slot.param.scalar_type());
+    tensor.size = slot.param->numel();
+    tensor.type = kernel_dtype(slot.param->scalar_type());
     tensor.grad = contiguous(slot.grad).data_ptr();
     tensor.param = contiguous(slot.param).data_ptr();
     tensor.master = float_data(slot.master);
     if (args.update == kernel::Update::adamw) {
       tensor.exp_avg = state_data(slot.exp_avg);
       tensor.exp_avg_sq = state_data(slot.exp_avg_sq);
-      tensor.adamw = slot.adamw.rounded();
+      if (slot.adamw != scalars_) rounded_ = (scalars_ = slot.adamw).rounded();
+      tensor.adamw = rounded_;
     } else {
       tensor.grad_out = contiguous(slot.grad_out).data_ptr<float>();
     }
-    const Tensor& state = slot.exp_avg.defined() ? slot.exp_avg : slot.score;
+    const Tensor& state = slot.exp_avg.defined() ? *slot.exp_avg : *slot.score;
     if (state.defined() && state.scalar_type() == at::kBFloat16) {
       tensor.state_type = kernel::DType::bfloat16;
       tensor.rounding_seed = kernel::rounding_seed(index, slot.adamw.step);
@@ -293,8 +291,8 @@ class StepRunner {
     tensor.mask = mask_words(slot.mask);
     tensor.used = mask_words(slot.used);
     if (args.mask == kernel::MaskKind::localized) {
-      tensor.retain = slot.retain.data_ptr();
-      tensor.retain_type = kernel_dtype(slot.retain.scalar_type());
+      tensor.retain = slot.retain->data_ptr();
+      tensor.retain_type = kernel_dtype(slot.retain->scalar_type());
       tensor.score = state_data(slot.score);
       tensor.learns_threshold = slot.learns_threshold;
       tensor.threshold = static_cast<float>(slot.threshold);
@@ -311,7 +309,7 @@ class StepRunner {
   /// Strided parameters and version counters, after the kernels.
   void publish(StepSlot& slot, const kernel::StepTensor& tensor, const kernel::StepArgs& args) {
     if (!slot.grad.defined()) return;
-    const Tensor& target = args.update == kernel::Update::adamw ? slot.param : slot.grad_out;
+    const Tensor& target = args.update == kernel::Update::adamw ? *slot.param : *slot.grad_out;
     if (target.is_contiguous()) {
       target.unsafeGetTensorImpl()->bump_version();
       return;
@@ -327,6 +325,8 @@ class StepRunner {
   CudaState cuda_;
   std::vector<kernel::StepTensor> tensors_;
   std::vector<Tensor> held_;
+  AdamWScalars scalars_;  ///< of the tensor before: mostly those of the next one, too
+  kernel::AdamWNumbers rounded_ = scalars_.rounded();
   bool pending_ = false, late_ = false;
   kernel::StepResult late_result_;
 };

@@ -154,17 +154,16 @@ class AdamW : public torch::optim::Optimizer {
     }
     const at::NoGradGuard no_grad;
     check_groups();
-    slots_.resize(0);
+    slots_.clear();
     for (auto& group : param_groups_) {
       for (Tensor& param : group.params())
-        slots_.push_back(plain_slot(param, group_options(group), false));
+        slots_.push_back(plain_slot(slots_.size(), param, group_options(group), false));
     }
     if (slots_.empty()) return loss;
     kernel::StepArgs args;
     args.check_finite = false;  // it would cost one more pass over the gradients
     take_step(slots_, args, resolve_backend_of_all());
-    for (detail::StepSlot& slot : slots_)
-      slot = detail::StepSlot{};  // holds no gradient beyond the step
+    slots_.clear();
     return loss;
   }
 
@@ -184,16 +183,20 @@ class AdamW : public torch::optim::Optimizer {
     return static_cast<const AdamWOptions&>(group.options());
   }
 
-  /// A slot with all that a plain AdamW step needs. Creates the moments of a parameter with a
-  /// gradient. @param compact whether they are, whatever the options say
-  detail::StepSlot plain_slot(const Tensor& param, const AdamWOptions& options, bool compact) {
+  /// A slot with all that a plain AdamW step needs, after check_groups(). Creates the moments of a
+  /// parameter with a gradient.
+  /// @param position of the parameter in the groups, one after the other
+  /// @param compact whether the moments are, whatever the options say
+  detail::StepSlot plain_slot(std::size_t position, const Tensor& param,
+                              const AdamWOptions& options, bool compact) {
     detail::StepSlot slot;
     slot.param = param;
-    if (!param.grad().defined()) return slot;
-    slot.grad = param.grad();
+    const Tensor& grad = param.grad();
+    if (!grad.defined()) return slot;
+    slot.grad = grad;
     slot.master = masters_.get(param);
     const AdamWParamState& state =
-        state_of(param, detail::moment_dtype(param, compact || options.compact_state()));
+        state_of(position, param, detail::moment_dtype(param, compact || options.compact_state()));
     slot.exp_avg = state.exp_avg();
     slot.exp_avg_sq = state.exp_avg_sq();
     slot.adamw.lr = slot.adamw.lr_used = options.lr();
@@ -213,8 +216,9 @@ class AdamW : public torch::optim::Optimizer {
       std::size_t i = 0;
       for (auto& group : param_groups_) {
         for (Tensor& param : group.params()) {
-          if (!slots[i++].grad.defined()) continue;
-          AdamWParamState& state = held_state(param);
+          const std::size_t position = i++;
+          if (!slots[position].grad.defined()) continue;
+          AdamWParamState& state = *states_[position];
           state.step(state.step() + 1);
           masters_.agree(param);
         }
@@ -230,22 +234,24 @@ class AdamW : public torch::optim::Optimizer {
     for (auto& group : param_groups_) {
       for (Tensor& param : group.params()) {
         if (stepped[i++] == 0) continue;
-        AdamWParamState& state = held_state(param);
+        auto& state = static_cast<AdamWParamState&>(*state_.at(param.unsafeGetTensorImpl()));
         state.step(state.step() - 1);
       }
     }
   }
 
   /// Throws for group options out of range, and for a parameter, gradient or state that does not
-  /// fit any more.
-  void check_groups() const {
+  /// fit any more. Looks up the states.
+  void check_groups() {
+    states_.clear();
     for (std::size_t g = 0; g < param_groups_.size(); ++g) {
       const auto* options = dynamic_cast<const AdamWOptions*>(&param_groups_[g].options());
       TORCH_CHECK_VALUE(
           options, "alkn::AdamW: expected alkn::AdamWOptions, got options of another class (group ",
           g, ")");
       options->validate(fmt::format("group {}", g));
-      for (std::size_t k = 0; k < param_groups_[g].params().size(); ++k) check_tensors(g, k);
+      for (std::size_t k = 0; k < param_groups_[g].params().size(); ++k)
+        states_.push_back(check_tensors(g, k));
     }
   }
 
@@ -256,22 +262,18 @@ class AdamW : public torch::optim::Optimizer {
  private:
   friend struct detail::AdamWArchive;
 
-  /// The state of a parameter that has been stepped.
-  AdamWParamState& held_state(const Tensor& param) {
-    return static_cast<AdamWParamState&>(*state_.at(param.unsafeGetTensorImpl()));
-  }
-
-  /// The same, created where there is none.
-  AdamWParamState& state_of(const Tensor& param, at::ScalarType type) {
-    if (state_.find(param.unsafeGetTensorImpl()) == state_.end()) {
+  /// The state of a parameter, created where there is none.
+  AdamWParamState& state_of(std::size_t position, const Tensor& param, at::ScalarType type) {
+    if (states_[position] == nullptr) {
       auto fresh = std::make_unique<AdamWParamState>();
       const auto options = param.options().dtype(type).requires_grad(false);
       if (state_.empty()) arrays_.renew(moment_bytes(), moment_bytes());
       fresh->exp_avg(arrays_.zeros(param.sizes(), options))
           .exp_avg_sq(arrays_.zeros(param.sizes(), options));
+      states_[position] = fresh.get();
       state_.insert_or_assign(param.unsafeGetTensorImpl(), std::move(fresh));
     }
-    AdamWParamState& state = held_state(param);
+    AdamWParamState& state = *states_[position];
     if (state.exp_avg().scalar_type() != type) {  // the option has changed
       state.exp_avg(state.exp_avg().to(type)).exp_avg_sq(state.exp_avg_sq().to(type));
     }
@@ -308,7 +310,8 @@ class AdamW : public torch::optim::Optimizer {
     }
   }
 
-  void check_tensors(std::size_t group, std::size_t position) const {
+  /// Returns the state of the parameter, or null.
+  AdamWParamState* check_tensors(std::size_t group, std::size_t position) const {
     const Tensor& param = param_groups_[group].params()[position];
     const auto fits = [&](const Tensor& t, at::ScalarType type) {
       return t.sizes() == param.sizes() && t.scalar_type() == type && t.device() == param.device();
@@ -318,8 +321,10 @@ class AdamW : public torch::optim::Optimizer {
                               {fmt::format("group {}, position {}", group, position), param});
     }
     const auto found = state_.find(param.unsafeGetTensorImpl());
+    AdamWParamState* state = nullptr;
     if (found != state_.end()) {
-      const Tensor& held = static_cast<const AdamWParamState&>(*found->second).exp_avg();
+      state = static_cast<AdamWParamState*>(found->second.get());
+      const Tensor& held = state->exp_avg();
       TORCH_CHECK_VALUE(
           fits(held, detail::state_dtype(param)) || fits(held, detail::moment_dtype(param, true)),
           "alkn::AdamW: expected a parameter of shape ", held.sizes(), " on ", held.device(),
@@ -327,7 +332,7 @@ class AdamW : public torch::optim::Optimizer {
           param.device(), " (group ", group, ", position ", position, ")");
     }
     const Tensor& grad = param.grad();
-    if (!grad.defined()) return;
+    if (!grad.defined()) return state;
     TORCH_CHECK_VALUE(grad.layout() == at::kStrided,
                       "alkn::AdamW: expected a dense gradient, got layout ", grad.layout(),
                       " (group ", group, ", position ", position, ")");
@@ -335,6 +340,7 @@ class AdamW : public torch::optim::Optimizer {
                       param.scalar_type(), " ", param.sizes(), " on ", param.device(), ", got ",
                       grad.scalar_type(), " ", grad.sizes(), " on ", grad.device(), " (group ",
                       group, ", position ", position, ")");
+    return state;
   }
 
   Backend resolve_backend_of_all() const {
@@ -346,6 +352,7 @@ class AdamW : public torch::optim::Optimizer {
   }
 
   std::vector<detail::StepSlot> slots_;
+  std::vector<AdamWParamState*> states_;  ///< of the running step; null: none yet
   detail::StateArrays arrays_;
 };
 

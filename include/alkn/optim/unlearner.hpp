@@ -375,11 +375,13 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
     else
       return foreign_.runner;
   }
-  detail::StepSlot plain_slot([[maybe_unused]] const Tensor& param,
+  detail::StepSlot plain_slot([[maybe_unused]] std::size_t position,
+                              [[maybe_unused]] const Tensor& param,
                               [[maybe_unused]] std::size_t group,
                               [[maybe_unused]] bool compact) override {
     if constexpr (kFused)
-      return Base::plain_slot(param, Base::group_options(this->param_groups_[group]), compact);
+      return Base::plain_slot(position, param, Base::group_options(this->param_groups_[group]),
+                              compact);
     else
       return {};
   }
@@ -401,7 +403,7 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
     if constexpr (kFused) Base::take_back(stepped);
   }
   void base_step() override { Base::step(nullptr); }
-  void check_options() const override {
+  void check_options() override {
     if constexpr (kFused) {
       Base::check_groups();
     } else {

@@ -50,9 +50,11 @@ class BaseAdapter {
   virtual bool fused() const = 0;
   virtual Masters& masters() = 0;
   virtual StepRunner& runner() = 0;
-  /// fused: a slot with gradient, moments and hyperparameters; @param compact whatever the options
-  /// of the base say
-  virtual StepSlot plain_slot(const Tensor& param, std::size_t group, bool compact) = 0;
+  /// fused: a slot with gradient, moments and hyperparameters, after check_options().
+  /// @param position of the parameter in the groups, one after the other
+  /// @param compact whatever the options of the base say
+  virtual StepSlot plain_slot(std::size_t position, const Tensor& param, std::size_t group,
+                              bool compact) = 0;
   /// Whether the options of the base ask for a compact state of a group's parameters.
   virtual bool compact(std::size_t group) const = 0;
   /// fused: runs the kernels and counts the step
@@ -63,7 +65,7 @@ class BaseAdapter {
   /// Base::step(nullptr)
   virtual void base_step() = 0;
   /// Throws for a group option that is out of range.
-  virtual void check_options() const = 0;
+  virtual void check_options() = 0;
   /// What the base's constructor makes of the groups as they are: nothing, or what Adagrad cannot
   /// step without.
   virtual OptimizerState fresh_state() = 0;
@@ -176,7 +178,7 @@ class UnlearnerCore {
     return moment_dtype(p.param, settings_.localized.compact_state || base_.compact(p.group));
   }
   [[nodiscard]] std::size_t task_bytes(bool cpu) const;
-  void fill_slot(ParameterState& p, StepSlot& slot);
+  void fill_slot(std::size_t position);
   kernel::StepArgs step_args();
   std::int64_t num_trained(const ParameterState& p, const StepSlot& slot) const;
   void foreign_step();

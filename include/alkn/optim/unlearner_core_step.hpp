@@ -3,6 +3,8 @@
 #pragma once
 
 #include <ATen/MemoryOverlap.h>
+#include <ATen/ops/div.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/where.h>
 #include <alkn/optim/unlearner_core.hpp>
 
@@ -170,7 +172,7 @@ inline void UnlearnerCore::task_step() {
   base_.check_options();
   if (!task.training) start_training();
   slots_.resize(parameters_.size());
-  for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(parameters_[i], slots_[i]);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(i);
   const kernel::StepArgs args = step_args();
   kernel::StepResult result = base_.fused() ? base_.fused_step(slots_, args, backend())
                                             : base_.runner().run(slots_, args, backend());
@@ -218,6 +220,14 @@ inline void UnlearnerCore::take_results(const kernel::StepResult& result) {
   task.skipped += result.skipped ? 1 : 0;
 }
 
+/// Whether no entry is infinite or NaN. Fused on the CPU: the sum of squares of floats is finite in
+/// double.
+inline bool all_finite(const Tensor& t) {
+  if (!t.is_cpu() || t.scalar_type() != at::kFloat || !t.is_contiguous())
+    return t.isfinite().all().item<bool>();
+  return kernel::all_finite(t.const_data_ptr<float>(), t.numel(), aten_parallel());
+}
+
 /// Before the first step: finishes G_r, creates score and mask, ranks tensors for the modulation.
 inline void UnlearnerCore::start_training() {
   const bool localized = settings_.mask == kernel::MaskKind::localized;
@@ -225,9 +235,9 @@ inline void UnlearnerCore::start_training() {
       !localized || task_->num_retain_batches > 0, "alkn::", settings_.owner,
       ": expected accumulate_retain_gradient before the first step, got no retain gradient");
   for (const ParameterState& p : parameters_) {
-    TORCH_CHECK_VALUE(
-        !localized || p.retain.isfinite().all().item<bool>(), "alkn::", settings_.owner,
-        ": expected a finite retain gradient, got one with NaN or infinity (", place(p), ")");
+    TORCH_CHECK_VALUE(!localized || all_finite(p.retain), "alkn::", settings_.owner,
+                      ": expected a finite retain gradient, got one with NaN or infinity (",
+                      place(p), ")");
   }
   base_.runner().reset();
   if (localized) {
@@ -248,12 +258,14 @@ inline void UnlearnerCore::start_training() {
 /// From the sum over batches to their mean, and for the score `ratio` to 1 / (|G_r| + mean|G_r| +
 /// 1e-30).
 inline Tensor UnlearnerCore::finished_retain_gradient(const ParameterState& p) {
-  Tensor mean = p.retain.div(static_cast<double>(task_->num_retain_batches));
-  if (settings_.localized.score == kernel::ScoreKind::ratio && mean.numel() > 0) {
-    const Tensor size = mean.abs();
-    mean = size.add(size.mean()).add_(1e-30).reciprocal_();
+  Tensor kept = arrays_.zeros(p.shape, p.retain.options().dtype(retain_dtype(p)));
+  const Tensor count = at::scalar_tensor(static_cast<double>(task_->num_retain_batches));
+  if (settings_.localized.score == kernel::ScoreKind::ratio && kept.numel() > 0) {
+    const Tensor size = p.retain.div(count).abs_();
+    return kept.copy_(size.add(size.mean()).add_(1e-30).reciprocal_());
   }
-  return arrays_.zeros(p.shape, mean.options().dtype(retain_dtype(p))).copy_(mean);
+  if (kept.scalar_type() != p.retain.scalar_type()) return kept.copy_(p.retain.div(count));
+  return at::div_out(kept, p.retain, count);  // nothing of its size in between
 }
 
 /// How G_r is kept.
@@ -281,11 +293,13 @@ inline void UnlearnerCore::rank_by_use() {
   }
 }
 
-inline void UnlearnerCore::fill_slot(ParameterState& p, StepSlot& slot) {
+inline void UnlearnerCore::fill_slot(std::size_t position) {
+  ParameterState& p = parameters_[position];
+  StepSlot& slot = slots_[position];
   const auto& localized = settings_.localized;
   const bool is_localized = settings_.mask == kernel::MaskKind::localized;
   if (base_.fused()) {
-    slot = base_.plain_slot(p.param, p.group, is_localized && localized.compact_state);
+    slot = base_.plain_slot(position, p.param, p.group, is_localized && localized.compact_state);
     const double low = slot.adamw.lr * localized.low_lr_ratio;
     if (is_localized && p.slow) slot.adamw.lr = slot.adamw.lr_used = low;
     if (is_localized && localized.modulation == Modulation::parameter) slot.adamw.lr_used = low;
@@ -294,16 +308,16 @@ inline void UnlearnerCore::fill_slot(ParameterState& p, StepSlot& slot) {
     slot.param = p.param;
     slot.grad = p.param.grad();
     if (is_low_precision(p.param) && slot.grad.defined() && !p.masked_grad.defined()) {
-      p.masked_grad = at::zeros(p.shape, slot.grad.options().dtype(at::kFloat));
+      p.masked_grad = at::zeros(p.shape, slot.grad->options().dtype(at::kFloat));
     }
-    slot.grad_out = is_low_precision(p.param) ? p.masked_grad : slot.grad;
+    slot.grad_out = is_low_precision(p.param) ? TensorRef(p.masked_grad) : slot.grad;
     slot.adamw.step = task_->done + 1;  // for the random numbers of a compact score
   }
   slot.mask = settings_.mask == kernel::MaskKind::given ? p.given : p.mask;
   if (!is_localized) return;
   slot.used = p.used;
   slot.retain = p.retain;
-  const auto type = slot.exp_avg.defined() ? slot.exp_avg.scalar_type() : score_dtype(p);
+  const auto type = slot.exp_avg.defined() ? slot.exp_avg->scalar_type() : score_dtype(p);
   if (slot.grad.defined() && p.score.scalar_type() != type) p.score = p.score.to(type);
   slot.score = p.score;
   slot.learns_threshold = !p.threshold.has_value();
