@@ -114,6 +114,10 @@ class Replay {
   void report_late() {
     alkn::detail::CoreAccess::core(unlearner_)->base_.runner().report_late(true);
   }
+  /// The table that serves device -1 takes the steps.
+  void emulate_cuda() {
+    alkn::detail::CoreAccess::core(unlearner_)->base_.runner().emulate_cuda(true);
+  }
 
   Differences run() {
     for (const Json& record : file_.at("tasks")) run_task(record);
@@ -235,10 +239,15 @@ class Replay {
   Differences differences_;
 };
 
-inline Differences replay(const std::filesystem::path& path, alkn::Backend backend,
-                          at::Device device = at::kCPU) {
-  const Json file = read(path);
+inline Differences replay(const Json& file, alkn::Backend backend, at::Device device = at::kCPU) {
   return Replay(file, backend, device).run();
+}
+
+/// By the CUDA table that serves device -1.
+inline Differences replay_emulated(const Json& file) {
+  Replay emulated(file, alkn::Backend::cpu);
+  emulated.emulate_cuda();
+  return emulated.run();
 }
 
 }  // namespace golden

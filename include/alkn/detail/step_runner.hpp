@@ -206,6 +206,9 @@ class StepRunner {
 
   /// For tests: results of the CPU's kernels come late, too, as if from a device.
   void report_late(bool late) { late_ = late; }
+  /// For tests: a CUDA table that serves device -1, an emulation, steps and negates the CPU's
+  /// tensors in place of the CPU's kernels.
+  void emulate_cuda(bool emulate) { emulates_ = emulate; }
 
   /// out = start - lambda (tuned - start); all fp32 or double, of one shape; `out` may be `tuned`,
   /// `start` may be in host memory (pinned: the CUDA kernel reads it from there).
@@ -219,7 +222,7 @@ class StepRunner {
       return;
     }
     if (!out.is_same(tuned)) out.copy_(tuned);
-    if (backend == Backend::cuda) {
+    if (backend == Backend::cuda || emulates_) {
       need_cuda_table(out.device().index(), "StepRunner", "")
           .negate(out.data_ptr<float>(), start.const_data_ptr<float>(), out.numel(),
                   static_cast<float>(lambda), out.device().index());
@@ -244,7 +247,7 @@ class StepRunner {
       bind(slots[i], tensors_[i], args, static_cast<std::int64_t>(i));
     const auto count = static_cast<std::int64_t>(tensors_.size());
     kernel::StepResult result;
-    if (backend == Backend::cpu) {
+    if (backend == Backend::cpu && !emulates_) {
       result = cpu_.run(tensors_.data(), count, args, aten_parallel());
       pending_ = late_;
     } else {
@@ -327,7 +330,7 @@ class StepRunner {
   CudaState cuda_;
   std::vector<kernel::StepTensor> tensors_;
   std::vector<Tensor> held_;
-  bool pending_ = false, late_ = false;
+  bool pending_ = false, late_ = false, emulates_ = false;
   kernel::StepResult late_result_;
 };
 
