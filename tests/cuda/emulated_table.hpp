@@ -19,14 +19,26 @@ class EmulatedTable {
 
   static inline std::int64_t num_steps = 0, num_negations = 0;
 
+  /// A graph that is being captured, as if by the current stream.
+  static inline bool captures = false;
+  /// Launches the graph of the last optimizer that was asked to prepare it.
+  static void replay() {
+    auto& s = *prepared_;
+    s.result =
+        s.step.replay_prepared(s.tensors.data(), static_cast<std::int64_t>(s.tensors.size()));
+    num_steps += 1;
+  }
+
  private:
   using Table = alkn::detail::CudaTable;
   struct State {
     EmulatedStep<Fibers> step{Fibers(Order::mixed), Grid{}};
-    std::vector<StepTensor> tensors;
-    StepResult result;
+    std::vector<StepTensor> tensors, fetched;
+    StepResult result, fetched_result;
   };
   struct Nothing {};
+
+  static inline State* prepared_ = nullptr;
 
   static void enqueue(void* state, const StepTensor* tensors, std::int64_t num_tensors,
                       const StepArgs& args) {
@@ -35,10 +47,25 @@ class EmulatedTable {
     s.result = s.step.run(s.tensors.data(), num_tensors, args);
     num_steps += 1;
   }
+  static void capture(void* state, const StepTensor* tensors, std::int64_t num_tensors,
+                      const StepArgs& args) {
+    static_cast<State*>(state)->step.capture(tensors, num_tensors, args);
+  }
+  static void prepare(void* state, const StepTensor* tensors, std::int64_t num_tensors,
+                      const StepArgs& args) {
+    prepared_ = static_cast<State*>(state);
+    prepared_->step.prepare(tensors, num_tensors, args);
+    prepared_->tensors.assign(tensors, tensors + num_tensors);
+  }
   static StepResult report(void* state, StepTensor* tensors, std::int64_t num_tensors) {
     const auto& s = *static_cast<State*>(state);
-    if (!s.result.skipped) std::copy_n(s.tensors.begin(), num_tensors, tensors);
-    return s.result;
+    if (!s.fetched_result.skipped) std::copy_n(s.fetched.begin(), num_tensors, tensors);
+    return s.fetched_result;
+  }
+  static void fetch(void* state) {
+    auto& s = *static_cast<State*>(state);
+    s.fetched = s.tensors;
+    s.fetched_result = s.result;
   }
   static void negate(float* param, const float* start, std::int64_t size, float lambda, int) {
     device::Negation negation;
@@ -54,7 +81,10 @@ class EmulatedTable {
                [](int) -> void* { return new State; },
                [](void* state) { delete static_cast<State*>(state); },
                enqueue,
-               [](void*) {},
+               [](int) { return captures; },
+               capture,
+               prepare,
+               fetch,
                report,
                negate,
                nullptr,

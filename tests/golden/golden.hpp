@@ -14,6 +14,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -119,6 +120,11 @@ class Replay {
     alkn::detail::CoreAccess::core(unlearner_)->base_.runner().emulate_cuda(true);
   }
 
+  /// What takes a step, in place of step(). @param step its number in the task, from 0
+  void steps_by(std::function<void(alkn::ALKN<>&, std::size_t step)> take_step) {
+    take_step_ = std::move(take_step);
+  }
+
   Differences run() {
     for (const Json& record : file_.at("tasks")) run_task(record);
     return differences_;
@@ -154,10 +160,11 @@ class Replay {
              p.tensor.mul(placed(record.at("retain_gradient").at(p.name), p.tensor.sizes())).sum();
     }
     task.accumulate_retain_gradient(loss);
+    std::size_t step = 0;
     for (const Json& row : record.at("steps")) {
       for (auto& p : params_)
         p.tensor.mutable_grad() = placed(row.at("gradient").at(p.name), p.tensor.sizes());
-      unlearner_.step();
+      take_step_(unlearner_, step++);
       const double scale = row.at("clip_scale");
       differences_.clip_scale = std::max(
           differences_.clip_scale, std::abs(unlearner_.last_step().clip_scale - scale) / scale);
@@ -235,6 +242,9 @@ class Replay {
   at::Device device_;
   std::vector<alkn::NamedParameter> params_;
   alkn::ALKN<> unlearner_;
+  std::function<void(alkn::ALKN<>&, std::size_t)> take_step_ = [](auto& unlearner, std::size_t) {
+    unlearner.step();
+  };
   std::map<std::string, Known> known_;
   Differences differences_;
 };

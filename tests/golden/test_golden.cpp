@@ -62,6 +62,36 @@ TEST_CASE("the CUDA kernels, block by block on the CPU, reproduce the golden vec
   });
 }
 
+TEST_CASE("a CUDA graph of the step, of the first task, reproduces the golden vectors") {
+  using alkn_test::EmulatedTable;
+  const EmulatedTable table;
+  check_all([](const golden::Json& file) {
+    EmulatedTable::num_steps = 0;
+    golden::Replay replay(file, alkn::Backend::cpu);
+    replay.emulate_cuda();
+    std::int64_t steps = 0;
+    bool captured = false;
+    replay.steps_by([&](alkn::ALKN<>& unlearner, std::size_t step) {
+      ++steps;
+      if (step == 0) {
+        unlearner.step();
+        return;
+      }
+      if (!captured) {  // not taken
+        captured = true;
+        EmulatedTable::captures = true;
+        unlearner.step();
+        EmulatedTable::captures = false;
+      }
+      unlearner.prepare_replay();
+      EmulatedTable::replay();
+    });
+    const golden::Differences differences = replay.run();
+    CHECK(EmulatedTable::num_steps == steps);
+    return differences;
+  });
+}
+
 TEST_CASE("golden vectors where the results of a step come late, as from a device") {
   const golden::Json file = golden::read(vector_files().front());
   golden::Replay replay(file, alkn::Backend::cpu);

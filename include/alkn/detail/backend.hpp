@@ -25,6 +25,13 @@ enum class Backend : std::uint8_t {
 
 namespace detail {
 
+/// What a call does of a step.
+enum class StepMode : std::uint8_t {
+  run,      ///< all
+  capture,  ///< puts its kernels into the CUDA graph that is being captured; nothing is counted
+  prepare,  ///< all but the kernels, which the replay of that graph launches next
+};
+
 /// AdamW's hyperparameters for one tensor and step, in double.
 struct AdamWScalars {
   double lr = 0;       ///< of entries outside M

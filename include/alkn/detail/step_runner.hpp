@@ -127,26 +127,32 @@ class CudaState {
   /// One step; waits for nothing. Returns whether there are results to be reported: those of the
   /// one device that the step is on then.
   bool enqueue(const std::vector<StepSlot>& slots, const kernel::StepTensor* tensors,
-               std::int64_t num_tensors, const kernel::StepArgs& args) {
+               std::int64_t num_tensors, const kernel::StepArgs& args, StepMode mode) {
     for (OnDevice& on : devices_) on.tensors.clear();
     for (std::size_t i = 0; i < slots.size(); ++i) {
       at(slots[i].param.device().index()).tensors.push_back(tensors[i]);
     }
-    const bool results = has_results(args);
+    const bool results = has_results(args) && mode != StepMode::capture;
     reports_ = nullptr;
+    to_fetch_ = mode == StepMode::prepare;
     for (const OnDevice& on : devices_) {
       const auto count = static_cast<std::int64_t>(on.tensors.size());
       if (count == 0) continue;
       TORCH_INTERNAL_ASSERT(!results || count == num_tensors);  // CommonBackend has seen to it
-      on.table->enqueue(on.state, on.tensors.data(), count, args);
+      const auto call = mode == StepMode::run       ? on.table->enqueue
+                        : mode == StepMode::capture ? on.table->capture
+                                                    : on.table->prepare;
+      call(on.state, on.tensors.data(), count, args);
       if (!results) continue;
-      on.table->fetch(on.state);
+      if (!to_fetch_) on.table->fetch(on.state);
       reports_ = &on;
     }
     return reports_ != nullptr;
   }
   /// Waits for the results of the last step.
-  kernel::StepResult report(kernel::StepTensor* tensors, std::int64_t num_tensors) const {
+  kernel::StepResult report(kernel::StepTensor* tensors, std::int64_t num_tensors) {
+    if (to_fetch_) reports_->table->fetch(reports_->state);  // the replay is enqueued by now
+    to_fetch_ = false;
     return reports_->table->report(reports_->state, tensors, num_tensors);
   }
 
@@ -172,6 +178,7 @@ class CudaState {
   }
   std::vector<OnDevice> devices_;
   const OnDevice* reports_ = nullptr;
+  bool to_fetch_ = false;
 };
 
 /// Takes steps over a fixed list of slots. Holds the fused kernels' scratch memory and warm starts.
@@ -184,10 +191,20 @@ class StepRunner {
   /// by itself the results are not there yet: pending() says so, and what is returned says that the
   /// step was taken.
   kernel::StepResult run(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
-                         Backend backend) {
+                         Backend backend, StepMode mode = StepMode::run) {
+    TORCH_CHECK(mode == StepMode::run || on_cuda(backend),
+                "alkn::StepRunner: expected the CUDA kernels for a step of a CUDA graph, got "
+                "another backend");
     pending_ = false;
     if (backend == Backend::aten) return aten_step(slots, args);
-    return run_fused(slots, args, backend);
+    return run_fused(slots, args, backend, mode);
+  }
+
+  /// Whether the current stream of the device is being captured in a CUDA graph.
+  [[nodiscard]] bool capturing(at::Device device) const {
+    if (!device.is_cuda() && !emulates_) return false;
+    const CudaTable* table = find_cuda_table(device.index());
+    return table != nullptr && table->capturing(device.index());
   }
 
   /// Whether the results of the last step are still to come.
@@ -222,7 +239,7 @@ class StepRunner {
       return;
     }
     if (!out.is_same(tuned)) out.copy_(tuned);
-    if (backend == Backend::cuda || emulates_) {
+    if (on_cuda(backend)) {
       need_cuda_table(out.device().index(), "StepRunner", "")
           .negate(out.data_ptr<float>(), start.const_data_ptr<float>(), out.numel(),
                   static_cast<float>(lambda), out.device().index());
@@ -239,20 +256,28 @@ class StepRunner {
     return start.device() == out.device() || (out.is_cuda() && start.is_cpu() && start.is_pinned());
   }
 
+  [[nodiscard]] bool on_cuda(Backend backend) const {
+    return backend == Backend::cuda || (backend == Backend::cpu && emulates_);
+  }
+
   kernel::StepResult run_fused(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
-                               Backend backend) {
+                               Backend backend, StepMode mode) {
     tensors_.resize(slots.size());
     held_.clear();  // an exception may have left some
     for (std::size_t i = 0; i < slots.size(); ++i)
       bind(slots[i], tensors_[i], args, static_cast<std::int64_t>(i));
+    TORCH_CHECK_VALUE(mode == StepMode::run || held_.empty(),
+                      "alkn::StepRunner: expected contiguous parameters and gradients for a step "
+                      "of a CUDA graph, got others");
     const auto count = static_cast<std::int64_t>(tensors_.size());
     kernel::StepResult result;
-    if (backend == Backend::cpu && !emulates_) {
+    if (!on_cuda(backend)) {
       result = cpu_.run(tensors_.data(), count, args, aten_parallel());
       pending_ = late_;
     } else {
-      pending_ = cuda_.enqueue(slots, tensors_.data(), count, args);
+      pending_ = cuda_.enqueue(slots, tensors_.data(), count, args, mode);
     }
+    if (mode == StepMode::capture) return result;
     if (!result.skipped || pending_) {
       for (std::size_t i = 0; i < slots.size(); ++i) publish(slots[i], tensors_[i], args);
     }

@@ -5,8 +5,10 @@
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
 
 #include <alkn/alkn.hpp>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -80,6 +82,46 @@ TEST_CASE("the token log-probability and its gradient are those of the CPU", "[g
     CHECK(at::allclose(log_p, want, 1e-6, 1e-7));
     CHECK(at::allclose(grad.to(at::kFloat), want_grad.to(at::kFloat), 1e-6, 1e-9));
   }
+}
+
+TEST_CASE("a task by a CUDA graph of its step has the bits of one without", "[gpu]") {
+  const auto run = [](bool with_graph) {
+    at::manual_seed(9);
+    const auto side = c10::cuda::getStreamFromPool(false, 0);
+    const c10::cuda::CUDAStreamGuard guard(side);
+    const Tensor param = at::randn({300, 517}).to(kGpu).requires_grad_(true);
+    alkn::ALKN<> unlearner(std::vector<std::pair<std::string, Tensor>>{{"weight", param}},
+                           alkn::ALKNOptions::conflict(), alkn::AdamWOptions(1e-3));
+    auto task = unlearner.begin_task(alkn::TaskOptions{.steps = 6});
+    task.accumulate_retain_gradient((param * at::randn({300, 517}).to(kGpu)).sum());
+    param.mutable_grad() = at::empty_like(param);
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t replay = nullptr;
+    for (int i = 0; i < 6; ++i) {
+      Tensor grad = at::randn({300, 517});
+      if (i == 3) grad[1][2] = NAN;
+      param.mutable_grad().copy_(grad);
+      if (i == 1 && with_graph) {
+        REQUIRE(cudaStreamBeginCapture(side, cudaStreamCaptureModeGlobal) == cudaSuccess);
+        unlearner.step();
+        REQUIRE(cudaStreamEndCapture(side, &graph) == cudaSuccess);
+        REQUIRE(cudaGraphInstantiateWithFlags(&replay, graph, 0) == cudaSuccess);
+      }
+      if (i == 0 || !with_graph) {
+        unlearner.step();
+        continue;
+      }
+      unlearner.prepare_replay();
+      REQUIRE(cudaGraphLaunch(replay, side) == cudaSuccess);
+    }
+    CHECK(task.end().skipped_steps == 1);
+    if (with_graph) {
+      cudaGraphExecDestroy(replay);
+      cudaGraphDestroy(graph);
+    }
+    return param.detach().to(at::kCPU);
+  };
+  CHECK(at::equal(run(true), run(false)));
 }
 
 TEST_CASE("alkn::AdamW on a stream of its own", "[gpu]") {

@@ -128,12 +128,50 @@ class CudaStep {
       if (stale_sizes_) grow(stream);
     }
     upload(stream, capturing);
-    launch(stream);
+    launch(stream, plan_.kernels());
     if (!capturing) done_.record(stream);
   }
 
+  /// In a stream that is being captured: the kernels alone. A graph of them takes the step that
+  /// prepare() has described before each replay.
+  /// @throws std::runtime_error without a step over the same tensors before it
+  void capture(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+               cudaStream_t stream) {
+    const PlanChange change = plan_.assign(tensors, num_tensors, args);
+    stale_chunks_ = stale_chunks_ || change.chunks;
+    stale_sizes_ = stale_sizes_ || change.sizes;
+    if (stale_chunks_ || stale_sizes_) {
+      throw std::runtime_error(
+          "alkn::kernel::CudaStep: expected a step over the same tensors before the capture of a "
+          "graph, got none");
+    }
+    graph_ = std::make_unique<Kernels>(plan_.all_kernels());
+    launch(stream, *graph_);
+  }
+  /// What enqueue() does but its kernels, which a replay of the captured graph launches next, on
+  /// the same stream.
+  /// @throws as enqueue(), and std::runtime_error where the captured graph cannot take this step
+  void prepare(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+               cudaStream_t stream) {
+    check_places(tensors, num_tensors, args, current_device(), place_of, known_);
+    const PlanChange change = plan_.assign(tensors, num_tensors, args);
+    stale_chunks_ = stale_chunks_ || change.chunks;
+    stale_sizes_ = stale_sizes_ || change.sizes;
+    plan_.check_prepared(graph_.get(), stale_sizes_);
+    follow(stream);
+    upload(stream, false);
+    replays_ = true;
+  }
+  /// Of the last step.
+  [[nodiscard]] cudaStream_t stream() const { return stream_; }
+
   /// The stream copies the results of its last step to where report() reads them; nobody waits.
   void fetch(cudaStream_t stream) {
+    if (is_capturing(stream)) {
+      throw std::runtime_error(
+          "alkn::kernel::CudaStep: expected the results of the last replay to be asked for before "
+          "the next capture on its stream, got the capture");
+    }
     const auto num_tensors = static_cast<std::size_t>(plan_.header().num_tensors);
     const std::size_t bytes = sizeof(TensorState) * num_tensors;
     if (results_.bytes() < sizeof(Control) + bytes) fetched_.synchronize();
@@ -219,6 +257,7 @@ class CudaStep {
     if (!has_stream_) {
       numbers_ = DeviceNumbers::of_current();
     } else if (stream != stream_) {
+      if (replays_) done_.record(stream_);
       done_.hold(stream);
       for (const DeviceArray* array :
            {&inputs_, &chunks_, &control_, &states_, &sums_, &candidates_, &histograms_}) {
@@ -227,6 +266,7 @@ class CudaStep {
     }
     stream_ = stream;
     has_stream_ = true;
+    replays_ = false;
   }
 
   [[nodiscard]] static std::size_t input_bytes(std::int64_t num_tensors) {
@@ -246,6 +286,7 @@ class CudaStep {
     candidates_.reserve(bytes(sizes.num_candidates, sizeof(std::uint32_t)), false, stream);
     histograms_.reserve(bytes(sizes.num_histograms * 2 * tuning::kRadixBins, sizeof(std::uint64_t)),
                         true, stream);
+    graph_.reset();        // its kernels know the old arrays
     stale_chunks_ = true;  // the array may be another one
     stale_sizes_ = false;
   }
@@ -285,7 +326,7 @@ class CudaStep {
         "cudaMemcpyAsync");
   }
 
-  void launch(cudaStream_t stream) {
+  void launch(cudaStream_t stream, const Kernels& kernels) {
     const std::int64_t num_tensors = plan_.header().num_tensors;
     const std::int64_t num_chunks = plan_.header().num_chunks;
     const Table table{inputs_.get<Header>(),
@@ -303,7 +344,7 @@ class CudaStep {
     const std::int64_t num_units = num_chunks * tuning::kUnits;
     norm_launch<<<grid(num_chunks, TuningSm80::kNormBlocks, TuningSm90::kNormBlocks),
                   tuning::kNormThreads, 0, stream>>>(table);
-    if (plan_.selects()) {
+    if (kernels.selects) {
       const unsigned of_tensors =
           grid(num_tensors, TuningSm80::kTensorBlocks, TuningSm90::kTensorBlocks);
       const unsigned of_units = grid(num_units, TuningSm80::kScoreBlocks, TuningSm90::kScoreBlocks);
@@ -317,15 +358,15 @@ class CudaStep {
       }
     }
     const unsigned of_units = grid(num_units, TuningSm80::kUpdateBlocks, TuningSm90::kUpdateBlocks);
-    const auto kernel = update_kernel_of(plan_.header().args);
+    const auto kernel = update_kernel_of(kernels);
     kernel<<<of_units, threads, 0, stream>>>(table);
     check_cuda(cudaGetLastError(), "the launch of a step");
   }
 
   using UpdateLaunch = void (*)(Table);
-  static UpdateLaunch update_kernel_of(const StepArgs& args) {
-    const bool adamw = args.update == Update::adamw;
-    switch (args.mask) {
+  static UpdateLaunch update_kernel_of(const Kernels& kernels) {
+    const bool adamw = kernels.update == Update::adamw;
+    switch (kernels.mask) {
       case MaskKind::none:
         return adamw ? update_launch<MaskKind::none, true> : update_launch<MaskKind::none, false>;
       case MaskKind::given:
@@ -343,6 +384,8 @@ class CudaStep {
   DeviceNumbers numbers_;
   cudaStream_t stream_ = nullptr;
   bool has_stream_ = false;
+  bool replays_ = false;            ///< behind done_ there may be a replay on the stream
+  std::unique_ptr<Kernels> graph_;  ///< of the last capture()
   Event done_, fetched_;
   DeviceArray inputs_, chunks_, control_, states_, sums_, candidates_, histograms_;
   Slot slots_[2];

@@ -1,0 +1,185 @@
+// The library over the CUDA kernels, which run block by block on the CPU: steps of a CUDA graph.
+#include <ATen/ops/equal.h>
+#include <ATen/ops/randn.h>
+#include <torch/optim/sgd.h>
+
+#include <alkn/alkn.hpp>
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "catch.hpp"
+#include "emulated_table.hpp"
+
+namespace {
+
+using alkn_test::EmulatedTable;
+using at::Tensor;
+using Named = std::vector<std::pair<std::string, Tensor>>;
+
+/// With a runner that goes to the emulation.
+struct EmulatedAdamW : alkn::AdamW {
+  EmulatedAdamW(std::vector<Tensor> params, const alkn::AdamWOptions& options)
+      : AdamW(std::move(params), options) {
+    runner_.emulate_cuda(true);
+  }
+};
+template <class Unlearner>
+void emulate(Unlearner& unlearner) {
+  alkn::detail::CoreAccess::core(unlearner)->base_.runner().emulate_cuda(true);
+}
+
+/// While it lives, a graph is being captured.
+struct Capture {
+  Capture() { EmulatedTable::captures = true; }
+  ~Capture() { EmulatedTable::captures = false; }
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+};
+
+/// The text of what `call` throws.
+template <class Call>
+std::string error_of(Call call) {
+  try {
+    call();
+  } catch (const c10::Error& error) {
+    return error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+Tensor parameter() {
+  at::manual_seed(1);
+  return at::randn({60, 50}).requires_grad_(true);
+}
+
+/// Six steps, of which the third and the last are skipped; the weights and the report.
+std::pair<Tensor, alkn::TaskReport> task_by(bool graph) {
+  const Tensor param = parameter();
+  alkn::ALKN<> unlearner(Named{{"weight", param}}, alkn::ALKNOptions::conflict(),
+                         alkn::AdamWOptions(1e-2).compact_state(true));
+  emulate(unlearner);
+  auto task = unlearner.begin_task({.steps = 6});
+  task.accumulate_retain_gradient((param * at::randn({60, 50})).sum());
+  for (int i = 0; i < 6; ++i) {
+    param.mutable_grad() = at::randn({60, 50});
+    if (i == 2 || i == 5) param.mutable_grad()[3][4] = NAN;
+    if (i == 1 && graph) {
+      const Capture capture;
+      unlearner.step();
+    }
+    if (i == 0 || !graph) {
+      unlearner.step();
+      continue;
+    }
+    unlearner.prepare_replay();
+    EmulatedTable::replay();
+  }
+  CHECK(unlearner.last_step().skipped);
+  CHECK(unlearner.last_step().step == 5);
+  alkn::TaskReport report = task.end();
+  return {param.detach().clone(), std::move(report)};
+}
+
+}  // namespace
+
+TEST_CASE("the steps of a graph in a task are those without one, skipped ones too") {
+  const EmulatedTable table;
+  const auto [got, got_report] = task_by(true);
+  const auto [want, want_report] = task_by(false);
+  CHECK(at::equal(got, want));
+  CHECK(got_report.skipped_steps == 2);
+  CHECK(got_report.fraction_trained == want_report.fraction_trained);
+  CHECK(got_report.tensors[0].threshold == want_report.tensors[0].threshold);
+}
+
+TEST_CASE("the steps of a graph of alkn::AdamW are those without one, at any learning rate") {
+  const EmulatedTable table;
+  const auto run = [](bool graph) {
+    const Tensor param = parameter();
+    EmulatedAdamW optimizer({param}, alkn::AdamWOptions(1e-2));
+    for (int i = 0; i < 5; ++i) {
+      param.mutable_grad() = at::randn({60, 50});
+      optimizer.param_groups()[0].options().set_lr(1e-2 / (i + 1));
+      if (i == 1 && graph) {
+        const Capture capture;
+        optimizer.step();
+      }
+      if (i == 0 || i == 3 || !graph) {  // a step without the graph in between
+        optimizer.step();
+        continue;
+      }
+      optimizer.prepare_replay();
+      EmulatedTable::replay();
+    }
+    return param.detach().clone();
+  };
+  CHECK(at::equal(run(true), run(false)));
+}
+
+TEST_CASE("a capture without a step before it, and a replay without a capture, are refused") {
+  const EmulatedTable table;
+  const Tensor param = parameter();
+  param.mutable_grad() = at::randn({60, 50});
+  const std::string none =
+      "alkn::kernel::CudaStep: expected a captured step of the same tensors and kind to be "
+      "prepared, got none";
+
+  EmulatedAdamW optimizer({param}, alkn::AdamWOptions(1e-2));
+  {
+    const Capture capture;
+    CHECK(error_of([&] { optimizer.step(); }) ==
+          "alkn::AdamW: expected a step with the same gradients "
+          "before the one that a CUDA graph captures, got none");
+  }
+  optimizer.step();
+  CHECK(error_of([&] { optimizer.prepare_replay(); }) == none);
+
+  alkn::ALKN<> unlearner(Named{{"weight", param}}, alkn::ALKNOptions(), alkn::AdamWOptions(1e-2));
+  emulate(unlearner);
+  unlearner.step();
+  {
+    const Capture capture;
+    unlearner.step();
+  }
+  auto task = unlearner.begin_task({.steps = 3});
+  task.accumulate_retain_gradient((param * param).sum());
+  {
+    const Capture capture;
+    CHECK(error_of([&] { unlearner.step(); }) ==
+          "alkn::ALKN: expected a step of the task before the one "
+          "that a CUDA graph captures, got none (task 0)");
+  }
+  unlearner.step();
+  CHECK(error_of([&] { unlearner.prepare_replay(); }) ==
+        none);  // the graph's kernels know no scores
+
+  alkn::Unlearner<alkn::EntropicSoftLabels, alkn::NoMask, alkn::Negate, torch::optim::SGD> foreign(
+      Named{{"weight", param}}, {}, torch::optim::SGDOptions(1e-2));
+  emulate(foreign);
+  auto other = foreign.begin_task({.steps = 1});
+  const Capture capture;
+  CHECK(error_of([&] { foreign.step(); }) ==
+        "alkn::Unlearner: expected alkn::AdamW as the base of a step "
+        "in a CUDA graph, got another");
+}
+
+TEST_CASE("a replay is for CUDA, and for tensors without gaps") {
+  const Tensor param = parameter();
+  param.mutable_grad() = at::randn({60, 50});
+  alkn::AdamW on_cpu({param}, alkn::AdamWOptions(1e-2));
+  CHECK(error_of([&] { on_cpu.prepare_replay(); }) ==
+        "alkn::StepRunner: expected the CUDA kernels for a step of a "
+        "CUDA graph, got another backend");
+  const EmulatedTable table;
+  EmulatedAdamW optimizer({param}, alkn::AdamWOptions(1e-2));
+  optimizer.step();
+  param.mutable_grad() = at::randn({50, 60}).t();
+  const Capture capture;
+  CHECK(error_of([&] { optimizer.step(); }) ==
+        "alkn::StepRunner: expected contiguous parameters and "
+        "gradients for a step of a CUDA graph, got others");
+}
