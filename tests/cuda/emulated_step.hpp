@@ -55,6 +55,25 @@ class EmulatedStep {
     return launch_all(tensors, num_tensors, plan_.kernels());
   }
 
+  /// As CudaStep: a part of a step on several devices, up to the sums; the others' sums; the rest.
+  void run_sums(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+                int device, int num_devices) {
+    assign(tensors, num_tensors, args);
+    plan_.share(device, num_devices);
+    if (stale_) allocate();
+    squares_.assign(static_cast<std::size_t>(num_devices), std::nan(""));
+    launch_norm(table());
+  }
+  void gather(const std::vector<EmulatedStep*>& all) {
+    for (std::size_t d = 0; d < all.size(); ++d) squares_[d] = all[d]->squares_[d];
+  }
+  StepResult run_rest(StepTensor* tensors, std::int64_t num_tensors) {
+    runner_.template run<device::NormShared>(
+        1, device::tuning::kNormThreads,
+        [&](const auto& block, auto& shared) { device::combine_kernel(block, shared, table()); });
+    return launch_rest(tensors, num_tensors, plan_.kernels());
+  }
+
   /// As CudaStep: the kernels of a graph; what they find there; their replay.
   void capture(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
     assign(tensors, num_tensors, args);
@@ -82,15 +101,28 @@ class EmulatedStep {
     stale_ = plan_.assign(tensors, num_tensors, args).sizes || stale_;
   }
 
+  device::Table table() {
+    return {&plan_.header(),    plan_.tensors().data(), plan_.chunks().data(),
+            &control_,          states_.data(),         sums_.data(),
+            candidates_.data(), histograms_.data(),     squares_.data()};
+  }
+
   StepResult launch_all(StepTensor* tensors, std::int64_t num_tensors,
                         const device::Kernels& kernels) {
-    const device::Table table{&plan_.header(),    plan_.tensors().data(), plan_.chunks().data(),
-                              &control_,          states_.data(),         sums_.data(),
-                              candidates_.data(), histograms_.data()};
+    launch_norm(table());
+    return launch_rest(tensors, num_tensors, kernels);
+  }
+
+  void launch_norm(const device::Table& table) {
     launch<device::NormShared>(
         Pass::norm, device::tuning::kNormThreads,
         [&](const auto& block, auto& shared) { device::norm_kernel(block, shared, table); });
     num_launches = 1;
+  }
+
+  StepResult launch_rest(StepTensor* tensors, std::int64_t num_tensors,
+                         const device::Kernels& kernels) {
+    const device::Table table = this->table();
     if (kernels.selects) select(table);
     update(table, kernels);
     StepResult result;
@@ -180,7 +212,7 @@ class EmulatedStep {
   std::unique_ptr<device::Kernels> graph_;
   device::Control control_;
   std::vector<device::TensorState> states_;
-  std::vector<double> sums_;
+  std::vector<double> sums_, squares_;
   std::vector<std::uint32_t> candidates_;
   std::vector<std::uint64_t> histograms_;
 };

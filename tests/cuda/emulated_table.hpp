@@ -1,5 +1,5 @@
 // The CUDA kernels as the C++ library reaches them, on the CPU: a table whose kernels run block by
-// block, for tensors of device -1.
+// block, for tensors of device -1 (the CPU's), 0 and 1.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace alkn_test {
 
-/// Serves device -1 while it lives; one at a time.
+/// Serves the devices while it lives; one at a time.
 class EmulatedTable {
  public:
   EmulatedTable() : entry_(table_) { num_steps = num_negations = 0; }
@@ -47,6 +47,23 @@ class EmulatedTable {
     s.result = s.step.run(s.tensors.data(), num_tensors, args);
     num_steps += 1;
   }
+  static void enqueue_together(void* const* states, const StepTensor* const* tensors,
+                               const std::int64_t* num_tensors, int num_devices,
+                               const StepArgs& args) {
+    std::vector<EmulatedStep<Fibers>*> all;
+    for (int d = 0; d < num_devices; ++d) {
+      auto& s = *static_cast<State*>(states[d]);
+      s.tensors.assign(tensors[d], tensors[d] + num_tensors[d]);
+      s.step.run_sums(s.tensors.data(), num_tensors[d], args, d, num_devices);
+      all.push_back(&s.step);
+    }
+    for (auto* step : all) step->gather(all);
+    for (int d = 0; d < num_devices; ++d) {
+      auto& s = *static_cast<State*>(states[d]);
+      s.result = s.step.run_rest(s.tensors.data(), num_tensors[d]);
+    }
+    num_steps += 1;
+  }
   static void capture(void* state, const StepTensor* tensors, std::int64_t num_tensors,
                       const StepArgs& args) {
     static_cast<State*>(state)->step.capture(tensors, num_tensors, args);
@@ -77,10 +94,11 @@ class EmulatedTable {
   }
 
   Table table_{alkn::detail::kCudaTableVersion,
-               [](int index) { return index == -1; },
+               [](int index) { return index >= -1 && index < 2; },
                [](int) -> void* { return new State; },
                [](void* state) { delete static_cast<State*>(state); },
                enqueue,
+               enqueue_together,
                [](int) { return captures; },
                capture,
                prepare,

@@ -1,5 +1,7 @@
-// The library over the CUDA kernels, which run block by block on the CPU: steps of a CUDA graph.
+// The library over the CUDA kernels, which run block by block on the CPU: steps of a CUDA graph,
+// and over several devices.
 #include <ATen/ops/equal.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/randn.h>
 #include <torch/optim/sgd.h>
 
@@ -84,7 +86,104 @@ std::pair<Tensor, alkn::TaskReport> task_by(bool graph) {
   return {param.detach().clone(), std::move(report)};
 }
 
+/// The memory of a CPU's tensor as one of another device, which no operation may touch.
+Tensor as_if_on(at::Device device, const Tensor& t) {
+  if (!t.defined()) return {};
+  return at::for_blob(t.data_ptr(), t.sizes())
+      .options(t.options().device(device))
+      .target_device(device)
+      .make_tensor();
+}
+
+alkn::detail::StepSlot slot_of(std::int64_t size, bool compact) {
+  using alkn::detail::num_mask_words;
+  const auto type = compact ? at::kBFloat16 : at::kFloat;
+  alkn::detail::StepSlot s;
+  s.param = at::randn({size}).to(type);
+  if (compact) s.master = s.param.to(at::kFloat);
+  s.grad = at::zeros({size}, type);
+  s.retain = at::randn({size}).to(type);
+  s.exp_avg = at::zeros({size}, type);
+  s.exp_avg_sq = at::zeros({size}, type);
+  s.score = at::zeros({size}, type);
+  s.mask = at::zeros({num_mask_words(size)}, at::kLong);
+  s.adamw.lr = s.adamw.lr_used = 1e-2;
+  s.learns_threshold = true;
+  return s;
+}
+
+std::vector<Tensor*> tensors_of(alkn::detail::StepSlot& s) {
+  return {&s.param,      &s.master, &s.grad, &s.retain, &s.exp_avg,
+          &s.exp_avg_sq, &s.score,  &s.mask, &s.used};
+}
+
 }  // namespace
+
+TEST_CASE("a task's steps on two devices are those on one") {
+  const EmulatedTable table;
+  const bool compact = GENERATE(false, true), later = GENERATE(false, true);
+  at::manual_seed(3);
+  std::vector<alkn::detail::StepSlot> one, two;
+  for (const std::int64_t size : {20001, 9, 70001, 300, 9000}) {
+    one.push_back(slot_of(size, compact));
+    if (later) one.back().used = at::randint(1 << 30, one.back().mask.sizes(), at::kLong);
+    two.push_back(one.back());
+    alkn::detail::StepSlot& s = two.back();
+    for (Tensor* t : tensors_of(s)) {
+      if (t->defined()) *t = t->clone();
+    }
+  }
+  std::vector<alkn::detail::StepSlot> held = two;  // their memory
+  for (std::size_t i = 0; i < two.size(); ++i) {
+    const at::Device device(at::kCUDA, static_cast<at::DeviceIndex>(i % 2));
+    for (Tensor* t : tensors_of(two[i])) *t = as_if_on(device, *t);
+  }
+  alkn::detail::StepRunner on_one, on_two;
+  on_one.emulate_cuda(true);
+  alkn::kernel::StepArgs args;
+  args.mask = alkn::kernel::MaskKind::localized;
+  args.threshold_due = !later;
+  args.max_norm = 1;
+  args.penalty = 0.5F;
+  for (int step = 1; step <= 4; ++step) {
+    CAPTURE(compact, later, step);
+    for (std::size_t i = 0; i < one.size(); ++i) {
+      one[i].grad.normal_();
+      if (step == 2 && i == 3) one[i].grad[7] = INFINITY;  // on the second device
+      held[i].grad.copy_(one[i].grad);
+      one[i].adamw.step = two[i].adamw.step = step;
+    }
+    on_one.run(one, args, alkn::Backend::cpu);
+    on_two.run(two, args, alkn::Backend::cuda);
+    REQUIRE((on_one.pending() && on_two.pending()));
+    const alkn::kernel::StepResult want = on_one.settle(one), got = on_two.settle(two);
+    CHECK(got.skipped == (step == 2));
+    CHECK(got.skipped == want.skipped);
+    if (!got.skipped) CHECK(got.grad_norm == Approx(want.grad_norm).epsilon(1e-14));
+    for (std::size_t i = 0; i < one.size(); ++i) {
+      CAPTURE(i);
+      CHECK(at::equal(held[i].param, one[i].param));
+      CHECK(at::equal(held[i].score, one[i].score));
+      CHECK(at::equal(held[i].exp_avg_sq, one[i].exp_avg_sq));
+      CHECK(at::equal(held[i].mask, one[i].mask));
+      CHECK(two[i].threshold == one[i].threshold);
+      CHECK(two[i].num_unmasked == one[i].num_unmasked);
+      CHECK(two[i].deviation == one[i].deviation);
+    }
+  }
+}
+
+TEST_CASE("parameters on the CPU and on CUDA are refused") {
+  const EmulatedTable table;
+  const Tensor memory = at::randn({4});
+  alkn::detail::CommonBackend common(alkn::Backend::automatic, "ALKN");
+  common.add(as_if_on(at::Device(at::kCUDA, 0), memory), "first");
+  common.add(as_if_on(at::Device(at::kCUDA, 1), memory), "second");
+  CHECK(common.get() == alkn::Backend::cuda);
+  CHECK(error_of([&] { common.add(memory, "third"); }) ==
+        "alkn::ALKN: expected parameters on CUDA devices or on the CPU, or Backend::aten, got some "
+        "on cuda:0 and on cpu (parameter \"third\")");
+}
 
 TEST_CASE("the steps of a graph in a task are those without one, skipped ones too") {
   const EmulatedTable table;
@@ -136,6 +235,17 @@ TEST_CASE("a capture without a step before it, and a replay without a capture, a
           "before the one that a CUDA graph captures, got none");
   }
   optimizer.step();
+  CHECK(error_of([&] { optimizer.prepare_replay(); }) == none);
+  {
+    const Capture capture;
+    optimizer.step();
+  }
+  optimizer.prepare_replay();
+  EmulatedTable::replay();
+  const Tensor more = at::randn({70000}).requires_grad_(true);
+  more.mutable_grad() = at::randn({70000});
+  optimizer.add_param_group(torch::optim::OptimizerParamGroup({more}));
+  optimizer.step();  // over more tensors: the graph's kernels know the old arrays
   CHECK(error_of([&] { optimizer.prepare_replay(); }) == none);
 
   alkn::ALKN<> unlearner(Named{{"weight", param}}, alkn::ALKNOptions(), alkn::AdamWOptions(1e-2));

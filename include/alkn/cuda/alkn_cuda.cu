@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 namespace {
 
@@ -84,6 +85,25 @@ void enqueue(void* state, const StepTensor* tensors, std::int64_t num_tensors,
   });
 }
 
+void enqueue_together(void* const* states, const StepTensor* const* tensors,
+                      const std::int64_t* num_tensors, int num_devices, const StepArgs& args) {
+  std::vector<device::CudaStep*> all;
+  for (int d = 0; d < num_devices; ++d) {
+    all.push_back(&static_cast<DeviceStep*>(states[d])->step);
+  }
+  const auto each = [&](auto call) {
+    for (int d = 0; d < num_devices; ++d) {
+      on_device(static_cast<DeviceStep*>(states[d])->index,
+                [&](cudaStream_t stream) { call(d, stream); });
+    }
+  };
+  each([&](int d, cudaStream_t stream) {
+    all[d]->enqueue_sums(tensors[d], num_tensors[d], args, d, num_devices, stream);
+  });
+  each([&](int d, cudaStream_t stream) { all[d]->gather(all, stream); });
+  each([&](int d, cudaStream_t stream) { all[d]->enqueue_rest(all, stream); });
+}
+
 bool capturing(int index) {
   return on_device(index, [](cudaStream_t stream) { return device::is_capturing(stream); });
 }
@@ -146,6 +166,7 @@ alkn::detail::CudaTable table{alkn::detail::kCudaTableVersion,
                               create,
                               destroy,
                               enqueue,
+                              enqueue_together,
                               capturing,
                               capture,
                               prepare,

@@ -20,7 +20,7 @@ enum class Backend : std::uint8_t {
               ///< that device, else `aten`
   aten,       ///< plain ATen operations: any device, also double; the readable reference
   cpu,        ///< the fused CPU kernels: float, bfloat16 and half
-  cuda,       ///< the fused CUDA kernels, on one device; the program links alkn::cuda
+  cuda,       ///< the fused CUDA kernels; the program links alkn::cuda
 };
 
 namespace detail {

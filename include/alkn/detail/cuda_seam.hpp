@@ -29,6 +29,11 @@ struct CudaTable {
   /// One step; waits for nothing.
   void (*enqueue)(void* state, const kernel::StepTensor* tensors, std::int64_t num_tensors,
                   const kernel::StepArgs& args);
+  /// One step of which each of several devices has a part: its norm is of all gradients. Waits for
+  /// nothing.
+  void (*enqueue_together)(void* const* states, const kernel::StepTensor* const* tensors,
+                           const std::int64_t* num_tensors, int num_devices,
+                           const kernel::StepArgs& args);
   /// Whether the device's current stream is being captured in a graph.
   bool (*capturing)(int device);
   /// There: the kernels of a step alone, for a graph that takes it when it is replayed.

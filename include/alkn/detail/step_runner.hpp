@@ -58,11 +58,9 @@ inline Backend resolve_backend(Backend asked, const Tensor& param, std::string_v
 /// The one backend of a step over several parameters: that of each, or `aten` where one needs it.
 class CommonBackend {
  public:
-  /// @param spread the step takes every tensor by itself: they may be on several CUDA devices
-  CommonBackend(Backend asked, std::string_view owner, bool spread = false)
-      : asked_(asked), owner_(owner), spread_(spread) {}
+  CommonBackend(Backend asked, std::string_view owner) : asked_(asked), owner_(owner) {}
 
-  /// Throws where the fused kernels would have to cross devices.
+  /// Throws where the fused kernels would have to be on the CPU and on CUDA.
   void add(const Tensor& param, std::string_view name) {
     const Backend backend = resolve_backend(asked_, param, owner_, name);
     if (common_ == Backend::automatic) {
@@ -71,10 +69,10 @@ class CommonBackend {
     } else if (backend == Backend::aten || common_ == Backend::aten) {
       common_ = Backend::aten;
     } else {
-      const bool apart = spread_ && backend == Backend::cuda && common_ == Backend::cuda;
-      TORCH_CHECK_VALUE(apart || param.device() == device_, "alkn::", owner_,
-                        ": expected parameters on one device, or Backend::aten, got ", device_,
-                        " and ", param.device(), " (parameter \"", name, "\")");
+      TORCH_CHECK_VALUE(backend == common_, "alkn::", owner_,
+                        ": expected parameters on CUDA devices or on the CPU, or Backend::aten, "
+                        "got some on ",
+                        device_, " and on ", param.device(), " (parameter \"", name, "\")");
     }
   }
   [[nodiscard]] Backend get() const {
@@ -84,7 +82,6 @@ class CommonBackend {
  private:
   Backend asked_;
   std::string_view owner_;
-  bool spread_;
   Backend common_ = Backend::automatic;
   c10::Device device_{c10::DeviceType::CPU};
 };
@@ -124,36 +121,40 @@ class CudaState {
     for (const OnDevice& on : devices_) on.table->destroy(on.state);
   }
 
-  /// One step; waits for nothing. Returns whether there are results to be reported: those of the
-  /// one device that the step is on then.
+  /// One step; waits for nothing. Returns whether there are results to be reported.
   bool enqueue(const std::vector<StepSlot>& slots, const kernel::StepTensor* tensors,
-               std::int64_t num_tensors, const kernel::StepArgs& args, StepMode mode) {
-    for (OnDevice& on : devices_) on.tensors.clear();
-    for (std::size_t i = 0; i < slots.size(); ++i) {
-      at(slots[i].param.device().index()).tensors.push_back(tensors[i]);
-    }
+               const kernel::StepArgs& args, StepMode mode) {
+    split(slots, tensors);
+    TORCH_CHECK(mode == StepMode::run || active_.size() <= 1,
+                "alkn::StepRunner: expected parameters on one device for a step of a CUDA graph, "
+                "got some on ",
+                active_.size());
     const bool results = has_results(args) && mode != StepMode::capture;
-    reports_ = nullptr;
-    to_fetch_ = mode == StepMode::prepare;
-    for (const OnDevice& on : devices_) {
-      const auto count = static_cast<std::int64_t>(on.tensors.size());
-      if (count == 0) continue;
-      TORCH_INTERNAL_ASSERT(!results || count == num_tensors);  // CommonBackend has seen to it
-      const auto call = mode == StepMode::run       ? on.table->enqueue
-                        : mode == StepMode::capture ? on.table->capture
-                                                    : on.table->prepare;
-      call(on.state, on.tensors.data(), count, args);
-      if (!results) continue;
-      if (!to_fetch_) on.table->fetch(on.state);
-      reports_ = &on;
+    if (results && active_.size() > 1) {
+      enqueue_together(args);
+    } else {
+      for (const OnDevice* on : active_) {
+        const auto part = mode == StepMode::run       ? on->table->enqueue
+                          : mode == StepMode::capture ? on->table->capture
+                                                      : on->table->prepare;
+        part(on->state, on->tensors.data(), on->size(), args);
+      }
     }
-    return reports_ != nullptr;
+    if (!results) active_.clear();
+    to_fetch_ = mode == StepMode::prepare;
+    if (!to_fetch_) fetch();
+    return !active_.empty();
   }
   /// Waits for the results of the last step.
-  kernel::StepResult report(kernel::StepTensor* tensors, std::int64_t num_tensors) {
-    if (to_fetch_) reports_->table->fetch(reports_->state);  // the replay is enqueued by now
+  kernel::StepResult report(kernel::StepTensor* tensors) {
+    if (to_fetch_) fetch();  // the replay is enqueued by now
     to_fetch_ = false;
-    return reports_->table->report(reports_->state, tensors, num_tensors);
+    kernel::StepResult result;
+    for (OnDevice* on : active_) {
+      result = on->table->report(on->state, on->tensors.data(), on->size());
+      for (std::size_t i = 0; i < on->tensors.size(); ++i) tensors[on->places[i]] = on->tensors[i];
+    }
+    return result;
   }
 
  private:
@@ -162,7 +163,43 @@ class CudaState {
     const CudaTable* table;
     void* state;
     std::vector<kernel::StepTensor> tensors;  ///< of the step
+    std::vector<std::size_t> places;          ///< of them in the step's list
+    [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(tensors.size()); }
   };
+
+  /// The part of the step that each device has.
+  void split(const std::vector<StepSlot>& slots, const kernel::StepTensor* tensors) {
+    for (OnDevice& on : devices_) on.tensors.clear(), on.places.clear();
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      OnDevice& on = at(slots[i].param.device().index());
+      on.tensors.push_back(tensors[i]);
+      on.places.push_back(i);
+    }
+    active_.clear();
+    for (OnDevice& on : devices_) {
+      if (!on.tensors.empty()) active_.push_back(&on);
+    }
+  }
+
+  /// A step with results on several devices: their norm is one, and so is the decision to skip.
+  void enqueue_together(const kernel::StepArgs& args) {
+    std::vector<void*> states;
+    std::vector<const kernel::StepTensor*> tensors;
+    std::vector<std::int64_t> counts;
+    for (const OnDevice* on : active_) {
+      TORCH_CHECK(on->table == active_[0]->table,
+                  "alkn::StepRunner: expected one library's kernels on all devices of a step, got "
+                  "those of several");
+      states.push_back(on->state);
+      tensors.push_back(on->tensors.data());
+      counts.push_back(on->size());
+    }
+    active_[0]->table->enqueue_together(states.data(), tensors.data(), counts.data(),
+                                        static_cast<int>(states.size()), args);
+  }
+  void fetch() {
+    for (const OnDevice* on : active_) on->table->fetch(on->state);
+  }
 
   /// Whether the host has to know what came of the step: it may have been skipped, or has counts.
   static bool has_results(const kernel::StepArgs& args) {
@@ -173,11 +210,11 @@ class CudaState {
       if (on.device == device) return on;
     }
     const CudaTable& table = need_cuda_table(device, "StepRunner", "");
-    devices_.push_back({device, &table, table.create(device), {}});
+    devices_.push_back({device, &table, table.create(device), {}, {}});
     return devices_.back();
   }
   std::vector<OnDevice> devices_;
-  const OnDevice* reports_ = nullptr;
+  std::vector<OnDevice*> active_;  ///< those of the step; after it, those that have results
   bool to_fetch_ = false;
 };
 
@@ -213,9 +250,7 @@ class StepRunner {
   /// Waits for them; they go into `slots`, as many as the step had.
   kernel::StepResult settle(std::vector<StepSlot>& slots) {
     pending_ = false;
-    const kernel::StepResult result =
-        late_ ? late_result_
-              : cuda_.report(tensors_.data(), static_cast<std::int64_t>(tensors_.size()));
+    const kernel::StepResult result = late_ ? late_result_ : cuda_.report(tensors_.data());
     if (result.skipped) return result;
     for (std::size_t i = 0; i < slots.size(); ++i) take_results(slots[i], tensors_[i]);
     return result;
@@ -275,7 +310,7 @@ class StepRunner {
       result = cpu_.run(tensors_.data(), count, args, aten_parallel());
       pending_ = late_;
     } else {
-      pending_ = cuda_.enqueue(slots, tensors_.data(), count, args, mode);
+      pending_ = cuda_.enqueue(slots, tensors_.data(), args, mode);
     }
     if (mode == StepMode::capture) return result;
     if (!result.skipped || pending_) {

@@ -352,7 +352,7 @@ class AdamW : public torch::optim::Optimizer {
   }
 
   Backend resolve_backend_of_all() const {
-    detail::CommonBackend common(backend_, "AdamW", /*spread=*/true);
+    detail::CommonBackend common(backend_, "AdamW");
     for (const auto& group : param_groups_) {
       for (const Tensor& param : group.params()) common.add(param, "");
     }

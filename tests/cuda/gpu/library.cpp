@@ -160,6 +160,37 @@ TEST_CASE("alkn::AdamW over two devices", "[gpu]") {
   CHECK(at::equal(run(at::Device(at::kCUDA, 1)), run(kGpu)));
 }
 
+TEST_CASE("a task over two devices has the bits of one", "[gpu]") {
+  if (c10::cuda::device_count() < 2) return;
+  const auto run = [](const at::Device& second) {
+    at::manual_seed(11);
+    std::vector<std::pair<std::string, Tensor>> params;
+    for (const at::Device& device : {kGpu, second}) {
+      const auto name = std::to_string(params.size());
+      params.emplace_back(name, at::randn({300, 200}).to(device).requires_grad_(true));
+    }
+    alkn::ALKN<> unlearner(params, alkn::ALKNOptions::conflict(), alkn::AdamWOptions(1e-3));
+    for (int round = 0; round < 2; ++round) {
+      auto task = unlearner.begin_task(alkn::TaskOptions{.steps = 3});
+      Tensor loss = at::zeros({}, kGpu);
+      for (auto& [name, param] : params) {
+        loss = loss + (param * at::randn({300, 200}).to(param.device())).sum().to(kGpu);
+      }
+      task.accumulate_retain_gradient(loss);
+      for (int i = 0; i < 3; ++i) {
+        for (auto& [name, param] : params) {
+          param.mutable_grad() = at::randn({300, 200}).to(param.device());
+        }
+        unlearner.step();
+      }
+      task.end();
+    }
+    return at::cat(
+        {params[0].second.detach().to(at::kCPU), params[1].second.detach().to(at::kCPU)});
+  };
+  CHECK(at::equal(run(at::Device(at::kCUDA, 1)), run(kGpu)));
+}
+
 int main(int argc, char** argv) {
   if (!at::hasCUDA()) {
     std::puts("gpu_library: no CUDA device: LibTorch finds none; nothing was tested");

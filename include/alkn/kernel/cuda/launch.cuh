@@ -31,6 +31,10 @@ __global__ void __launch_bounds__(tuning::kNormThreads, Tuning::kNormBlocks)
   __shared__ NormShared shared;
   norm_kernel(Block(), shared, table);
 }
+__global__ void __launch_bounds__(tuning::kNormThreads) combine_launch(Table table) {
+  __shared__ NormShared shared;
+  combine_kernel(Block(), shared, table);
+}
 __global__ void __launch_bounds__(Tuning::kThreads, Tuning::kTensorBlocks)
     sample_launch(Table table) {
   __shared__ SampleShared shared;
@@ -96,7 +100,8 @@ class CudaStep {
         states_(memory),
         sums_(memory),
         candidates_(memory),
-        histograms_(memory) {}
+        histograms_(memory),
+        squares_(memory) {}
   CudaStep(const CudaStep&) = delete;
   CudaStep& operator=(const CudaStep&) = delete;
 
@@ -130,6 +135,47 @@ class CudaStep {
     upload(stream, capturing);
     launch(stream, plan_.kernels());
     if (!capturing) done_.record(stream);
+  }
+
+  // A step whose norm is of all `all`, each on its device, which is the current one: first
+  // enqueue_sums for each, then gather, then enqueue_rest. The streams wait for one another, the
+  // host does not.
+
+  /// @param device its number among `num_devices`
+  /// @throws as enqueue()
+  void enqueue_sums(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+                    int device, int num_devices, cudaStream_t stream) {
+    check_places(tensors, num_tensors, args, current_device(), place_of, known_);
+    const PlanChange change = plan_.assign(tensors, num_tensors, args);
+    plan_.share(device, num_devices);
+    stale_chunks_ = stale_chunks_ || change.chunks;
+    stale_sizes_ = stale_sizes_ || change.sizes;
+    follow(stream);
+    if (stale_sizes_) grow(stream);
+    squares_.reserve(static_cast<std::size_t>(num_devices) * sizeof(double), false, stream);
+    device_ = current_device();
+    upload(stream, false);
+    launch_norm(stream);
+    summed_.record(stream);
+  }
+  void gather(const std::vector<CudaStep*>& all, cudaStream_t stream) {
+    for (std::size_t d = 0; d < all.size(); ++d) {
+      if (all[d] == this) continue;
+      all[d]->summed_.hold(stream);
+      check_cuda(cudaMemcpyPeerAsync(squares_.get<double>() + d, device_,
+                                     all[d]->squares_.get<double>() + d, all[d]->device_,
+                                     sizeof(double), stream),
+                 "cudaMemcpyPeerAsync");
+    }
+    gathered_.record(stream);
+  }
+  void enqueue_rest(const std::vector<CudaStep*>& all, cudaStream_t stream) {
+    for (const CudaStep* other : all) {
+      if (other != this) other->gathered_.hold(stream);  // has read from here
+    }
+    combine_launch<<<1, tuning::kNormThreads, 0, stream>>>(table());
+    launch_rest(stream, plan_.kernels());
+    done_.record(stream);
   }
 
   /// In a stream that is being captured: the kernels alone. A graph of them takes the step that
@@ -259,8 +305,8 @@ class CudaStep {
     } else if (stream != stream_) {
       if (replays_) done_.record(stream_);
       done_.hold(stream);
-      for (const DeviceArray* array :
-           {&inputs_, &chunks_, &control_, &states_, &sums_, &candidates_, &histograms_}) {
+      for (const DeviceArray* array : {&inputs_, &chunks_, &control_, &states_, &sums_,
+                                       &candidates_, &histograms_, &squares_}) {
         array->share(stream);
       }
     }
@@ -326,24 +372,38 @@ class CudaStep {
         "cudaMemcpyAsync");
   }
 
+  [[nodiscard]] Table table() const {
+    return {inputs_.get<Header>(),
+            reinterpret_cast<const Tensor*>(inputs_.get<char>() + sizeof(Header)),
+            chunks_.get<Chunk>(),
+            control_.get<Control>(),
+            states_.get<TensorState>(),
+            sums_.get<double>(),
+            candidates_.get<std::uint32_t>(),
+            histograms_.get<std::uint64_t>(),
+            squares_.get<double>()};
+  }
+
   void launch(cudaStream_t stream, const Kernels& kernels) {
+    launch_norm(stream);
+    launch_rest(stream, kernels);
+  }
+
+  void launch_norm(cudaStream_t stream) {
+    const unsigned blocks =
+        numbers_.grid(plan_.header().num_chunks, TuningSm80::kNormBlocks, TuningSm90::kNormBlocks);
+    norm_launch<<<blocks, tuning::kNormThreads, 0, stream>>>(table());
+  }
+
+  void launch_rest(cudaStream_t stream, const Kernels& kernels) {
     const std::int64_t num_tensors = plan_.header().num_tensors;
     const std::int64_t num_chunks = plan_.header().num_chunks;
-    const Table table{inputs_.get<Header>(),
-                      reinterpret_cast<const Tensor*>(inputs_.get<char>() + sizeof(Header)),
-                      chunks_.get<Chunk>(),
-                      control_.get<Control>(),
-                      states_.get<TensorState>(),
-                      sums_.get<double>(),
-                      candidates_.get<std::uint32_t>(),
-                      histograms_.get<std::uint64_t>()};
+    const Table table = this->table();
     const int threads = numbers_.hopper ? TuningSm90::kThreads : TuningSm80::kThreads;
     const auto grid = [&](std::int64_t work, int sm80, int sm90) {
       return numbers_.grid(work, sm80, sm90);
     };
     const std::int64_t num_units = num_chunks * tuning::kUnits;
-    norm_launch<<<grid(num_chunks, TuningSm80::kNormBlocks, TuningSm90::kNormBlocks),
-                  tuning::kNormThreads, 0, stream>>>(table);
     if (kernels.selects) {
       const unsigned of_tensors =
           grid(num_tensors, TuningSm80::kTensorBlocks, TuningSm90::kTensorBlocks);
@@ -386,8 +446,9 @@ class CudaStep {
   bool has_stream_ = false;
   bool replays_ = false;            ///< behind done_ there may be a replay on the stream
   std::unique_ptr<Kernels> graph_;  ///< of the last capture()
-  Event done_, fetched_;
-  DeviceArray inputs_, chunks_, control_, states_, sums_, candidates_, histograms_;
+  int device_ = 0;                  ///< of enqueue_sums()
+  Event done_, fetched_, summed_, gathered_;
+  DeviceArray inputs_, chunks_, control_, states_, sums_, candidates_, histograms_, squares_;
   Slot slots_[2];
   int next_slot_ = 0;
   std::unique_ptr<PinnedArray> spare_;  ///< for the next capture: nothing may be allocated then

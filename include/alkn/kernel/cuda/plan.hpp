@@ -64,6 +64,7 @@ class Plan {
     header_.num_tensors = num_tensors;
     header_.num_chunks = list_.size();
     header_.sums = needs_sums(tensors, num_tensors, args);
+    share(0, 1);
     header_.follows = replay != nullptr;
     header_.schedule = replay != nullptr ? replay->step : StepSchedule();
     used_ = {num_tensors, list_.size(), 0, 0};
@@ -78,6 +79,12 @@ class Plan {
     change.sizes = grow(sizes_.num_candidates, used_.num_candidates) || change.sizes;
     change.sizes = grow(sizes_.num_histograms, used_.num_histograms) || change.sizes;
     return change;
+  }
+
+  /// The step that was assigned is a part of one on several devices.
+  void share(int device, int num_devices) {
+    header_.device = device;
+    header_.num_devices = num_devices;
   }
 
   [[nodiscard]] const Header& header() const { return header_; }
