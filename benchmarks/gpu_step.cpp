@@ -1,18 +1,25 @@
-// The step on a GPU beside at::_fused_adamw_ and a copy, in one run, arms in turn. Built and run by
+// The step on a GPU beside at::_fused_adamw_, plain operations and a copy, in one run, arms in
+// turn; then the parameters of Llama-2-7B, where there is room. Built and run by
 // scripts/gpu_check.sh; prints a table and writes JSON. Without a GPU: a message, and 77.
 #include <ATen/Context.h>
 #include <ATen/Functions.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
 #include <alkn/alkn.hpp>
+#include <alkn/kernel/cuda/tuning.hpp>
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
 #include <functional>
+#include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "gpu_report.hpp"
+#include "plain_operations.hpp"
 
 namespace {
 
@@ -21,13 +28,17 @@ using alkn::detail::StepRunner;
 using alkn::detail::StepSlot;
 using alkn::kernel::MaskKind;
 using alkn::kernel::StepArgs;
+using alkn_bench::PlainOperations;
+using alkn_bench::gpu::Report;
+using alkn_bench::gpu::Settings;
+using alkn_bench::gpu::Times;
 using at::Tensor;
 
 void check(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
 }
 
-/// Milliseconds between two events around `body`.
+/// Milliseconds between two events around `body`: of the device, its waits for the host among them.
 double time_of(const std::function<void()>& body) {
   cudaEvent_t begin = nullptr, end = nullptr;
   check(cudaEventCreate(&begin));
@@ -44,58 +55,57 @@ double time_of(const std::function<void()>& body) {
 }
 
 struct Arm {
-  std::string name;
+  Times times;
   std::function<void()> run;
-  double bytes = 0;  ///< that cannot be less, an element
-  std::vector<double> times = {};
-
-  [[nodiscard]] double median() const {
-    std::vector<double> sorted = times;
-    std::sort(sorted.begin(), sorted.end());
-    return sorted[sorted.size() / 2];
-  }
 };
 
-/// 256 Mi elements in 300 tensors, of sizes that differ by a factor of a hundred.
-std::vector<std::int64_t> sizes(std::int64_t elements, std::int64_t count) {
-  std::vector<std::int64_t> list;
-  std::int64_t left = elements;
-  for (std::int64_t i = 0; i < count - 1; ++i) {
-    const std::int64_t size = elements / count * (i % 10 == 0 ? 500 : i % 10 == 1 ? 5 : 60) / 100;
-    list.push_back(size);
-    left -= size;
-  }
-  list.push_back(left);
-  return list;
-}
-
-/// All that a step reads and writes.
-struct State {
-  std::vector<StepSlot> slots;
-  std::vector<Tensor> params, grads, exp_avgs, exp_avg_sqs, steps;
-
-  explicit State(const std::vector<std::int64_t>& list) {
-    const auto options = at::TensorOptions(at::kFloat).device(at::kCUDA, 0);
-    for (const std::int64_t size : list) {
-      StepSlot s;
-      s.param = at::randn({size}, options).mul_(0.02);
-      s.grad = at::randn({size}, options).mul_(1e-3);
-      s.exp_avg = at::zeros({size}, options);
-      s.exp_avg_sq = at::zeros({size}, options);
-      s.retain = at::randn({size}, options).mul_(1e-3);
-      s.score = at::zeros({size}, options);
-      const auto words = options.dtype(at::kLong);
-      s.mask = at::zeros({alkn::detail::num_mask_words(size)}, words);
-      s.adamw.lr = s.adamw.lr_used = 1e-5;
-      s.adamw.weight_decay = 0.01;
-      s.learns_threshold = true;
-      params.push_back(s.param), grads.push_back(s.grad);
-      exp_avgs.push_back(s.exp_avg), exp_avg_sqs.push_back(s.exp_avg_sq);
-      steps.push_back(at::zeros({}, options));
-      slots.push_back(std::move(s));
+/// Gives every arm a step in every round, after two rounds that do not count.
+std::vector<Times> measured(std::vector<Arm> arms, int rounds) {
+  for (int round = -2; round < rounds; ++round) {
+    for (Arm& arm : arms) {
+      const double ms = time_of(arm.run);
+      if (round >= 0) arm.times.ms.push_back(ms);
     }
   }
-};
+  std::vector<Times> times;
+  for (Arm& arm : arms) times.push_back(std::move(arm.times));
+  return times;
+}
+
+Tensor normal(std::int64_t size, at::ScalarType type, double deviation) {
+  return at::empty({size}, at::TensorOptions(type).device(at::kCUDA, 0)).normal_(0, deviation);
+}
+
+/// All that a step reads and writes: in fp32, or of a bfloat16 model with fp32 masters and the
+/// compact state.
+std::vector<StepSlot> slots_of(const std::vector<std::int64_t>& sizes, bool compact) {
+  const auto type = compact ? at::kBFloat16 : at::kFloat;
+  std::vector<StepSlot> slots;
+  for (const std::int64_t size : sizes) {
+    StepSlot s;
+    s.param = normal(size, type, 0.02);
+    if (compact) s.master = s.param->to(at::kFloat);
+    s.grad = normal(size, type, 1e-3);
+    s.retain = normal(size, type, 1e-3);
+    s.exp_avg = at::zeros_like(s.param);
+    s.exp_avg_sq = at::zeros_like(s.param);
+    s.score = at::zeros_like(s.param);
+    s.mask = at::zeros({alkn::detail::num_mask_words(size)}, s.param->options().dtype(at::kLong));
+    s.adamw.lr = s.adamw.lr_used = 1e-5;
+    s.adamw.weight_decay = 0.01;
+    s.learns_threshold = true;
+    slots.push_back(std::move(s));
+  }
+  return slots;
+}
+/// The same tensors in a later task.
+std::vector<StepSlot> later(std::vector<StepSlot> slots) {
+  for (StepSlot& s : slots) {
+    s.used = at::empty_like(s.mask).random_();
+    s.learns_threshold = false;
+  }
+  return slots;
+}
 
 StepArgs args_of(MaskKind mask, bool due) {
   StepArgs args;
@@ -108,100 +118,118 @@ StepArgs args_of(MaskKind mask, bool due) {
   return args;
 }
 
-struct Bar {
-  std::string name;
-  double value, bound;
-  bool at_most;
-  [[nodiscard]] bool met() const { return at_most ? value <= bound : value >= bound; }
-};
-
-int run(const std::string& path, std::int64_t elements, int rounds) {
-  const auto options = at::TensorOptions(at::kFloat).device(at::kCUDA, 0);
-  const std::vector<std::int64_t> list = sizes(elements, 300);
-  const auto total = static_cast<double>(elements);
-  State state(list);
-  std::vector<StepSlot> plain = state.slots, later = state.slots;
-  for (StepSlot& s : later) {
-    s.used = at::randint(std::int64_t{1} << 62, s.mask.sizes(), s.mask.options());
-    s.learns_threshold = false;
-  }
-  const Tensor from = at::zeros({elements}, options), to = at::empty({elements}, options);
-  StepRunner adamw, first, idle, second, aten;
-  std::vector<Arm> arms;
-  arms.push_back({"copy", [&] { to.copy_(from); }, 8});
-  arms.push_back({"at::_fused_adamw_",
-                  [&] {
-                    at::_fused_adamw_(state.params, state.grads, state.exp_avgs, state.exp_avg_sqs,
-                                      {}, state.steps, 1e-5, 0.9, 0.999, 0.01, 1e-8, false, false);
-                  },
-                  28});
-  arms.push_back({"alkn::AdamW",
-                  [&] { adamw.run(plain, args_of(MaskKind::none, false), Backend::cuda); }, 28});
-  arms.push_back(
-      {"first task, exact threshold",
-       [&] { first.run(state.slots, args_of(MaskKind::localized, true), Backend::cuda); }, 52});
-  arms.push_back(
-      {"first task, not due",
-       [&] { idle.run(state.slots, args_of(MaskKind::localized, false), Backend::cuda); }, 44});
-  arms.push_back({"later task",
-                  [&] { second.run(later, args_of(MaskKind::localized, false), Backend::cuda); },
-                  48.125});
-  arms.push_back({"plain operations, first task",
-                  [&] { aten.run(state.slots, args_of(MaskKind::localized, true), Backend::aten); },
-                  52});
-  for (int round = -2; round < rounds; ++round) {
-    for (Arm& arm : arms) {
-      const double ms = time_of(arm.run);
-      if (round >= 0) arm.times.push_back(ms);
-    }
-  }
-  const double copy = 8 * total / arms[0].median();
-  std::printf("%-30s %9s %9s %8s %8s\n", "arm", "ms", "GB/s", "of copy", "x fused");
-  for (const Arm& arm : arms) {
-    const double rate = arm.bytes * total / arm.median();
-    std::printf("%-30s %9.3f %9.1f %8.3f %8.3f\n", arm.name.c_str(), arm.median(), rate * 1e-6,
-                rate / copy, arm.median() / arms[1].median());
-  }
-  const double fused = arms[1].median();
-  const std::vector<Bar> bars = {
-      {"AdamW, share of the copy's bandwidth", 28 * total / arms[2].median() / copy, 0.92, false},
-      {"AdamW / fused_adamw", arms[2].median() / fused, 1.0, true},
-      {"later task / fused_adamw", arms[5].median() / fused, 1.80, true},
-      {"first task, exact threshold / fused_adamw", arms[3].median() / fused, 1.95, true},
-      {"plain operations / first task", arms[6].median() / arms[3].median(), 6, false},
+/// A step of the CUDA kernels over `slots`, which has to outlive it.
+std::function<void()> step(std::vector<StepSlot>& slots, MaskKind mask, bool due) {
+  return [&slots, mask, due, runner = std::make_shared<StepRunner>()] {
+    runner->run(slots, args_of(mask, due), Backend::cuda);
   };
-  std::ofstream file(path);
-  file << "{\"elements\": " << elements << ", \"tensors\": 300, \"arms\": [";
-  for (std::size_t i = 0; i < arms.size(); ++i) {
-    file << (i > 0 ? ", " : "") << "{\"name\": \"" << arms[i].name
-         << "\", \"ms\": " << arms[i].median() << ", \"floor_bytes\": " << arms[i].bytes << "}";
+}
+
+std::function<void()> fused_adamw(const std::vector<StepSlot>& slots) {
+  std::vector<Tensor> params, grads, exp_avgs, exp_avg_sqs, steps;
+  for (const StepSlot& s : slots) {
+    params.push_back(s.param), grads.push_back(s.grad);
+    exp_avgs.push_back(s.exp_avg), exp_avg_sqs.push_back(s.exp_avg_sq);
+    steps.push_back(at::zeros({}, s.param->options()));
   }
-  file << "], \"bars\": [";
-  for (std::size_t i = 0; i < bars.size(); ++i) {
-    std::printf("%-44s %7.3f, %s %.2f: %s\n", bars[i].name.c_str(), bars[i].value,
-                bars[i].at_most ? "at most" : "at least", bars[i].bound,
-                bars[i].met() ? "met" : "MISSED");
-    file << (i > 0 ? ", " : "") << "{\"name\": \"" << bars[i].name
-         << "\", \"value\": " << bars[i].value << ", \"bound\": " << bars[i].bound
-         << ", \"kind\": \"" << (bars[i].at_most ? "at most" : "at least")
-         << "\", \"met\": " << (bars[i].met() ? "true" : "false") << "}";
+  return [=] {
+    at::_fused_adamw_(params, grads, exp_avgs, exp_avg_sqs, {}, steps, 1e-5, 0.9, 0.999, 0.01, 1e-8,
+                      false, false);
+  };
+}
+
+std::function<void()> plain_operations(const std::vector<StepSlot>& slots) {
+  std::vector<Tensor> params, retain;
+  for (const StepSlot& s : slots) {
+    params.push_back(s.param->detach());
+    params.back().mutable_grad() = s.grad;
+    retain.push_back(s.retain);
   }
-  file << "]}\n";
-  return 0;
+  return [plain = std::make_shared<PlainOperations>(params, retain, std::vector<Tensor>())] {
+    plain->step();
+  };
+}
+
+/// 300 tensors beside LibTorch's optimizer, plain operations and a copy.
+void measure_steps(const Settings& settings, Report& report) {
+  const std::int64_t n = settings.elements;
+  const auto sizes = alkn_bench::gpu::uneven_sizes(n, 300);
+  std::vector<StepSlot> first = slots_of(sizes, false), second = later(first);
+  std::vector<StepSlot> first_compact = slots_of(sizes, true),
+                        second_compact = later(first_compact);
+  const Tensor from = normal(n, at::kFloat, 1), to = at::empty_like(from);
+  constexpr MaskKind kNone = MaskKind::none, kLocalized = MaskKind::localized;
+  report.add(measured(
+      {{{"copy", n, 8}, [&] { to.copy_(from); }},
+       {{"at::_fused_adamw_", n, 28}, fused_adamw(first)},
+       {{"alkn::AdamW", n, 28}, step(first, kNone, false)},
+       {{"first task", n, 52}, step(first, kLocalized, true)},
+       {{"first task, not due", n, 44}, step(first, kLocalized, false)},
+       {{"later task", n, 48.125}, step(second, kLocalized, false)},
+       {{"first task, bf16, compact state", n, 32}, step(first_compact, kLocalized, true)},
+       {{"later task, bf16, compact state", n, 30.125}, step(second_compact, kLocalized, false)},
+       {{"plain operations, first task", n, 52}, plain_operations(first)}},
+      settings.rounds));
+  const char* const fused = "at::_fused_adamw_";
+  report.at_least("AdamW, share of the copy's bandwidth", 1 / report.over_floor("alkn::AdamW"),
+                  0.92);
+  report.at_most("AdamW / fused_adamw", report.ratio("alkn::AdamW", fused), 1.0);
+  report.at_most("later task / fused_adamw", report.ratio("later task", fused), 1.80);
+  report.at_most("first task / fused_adamw", report.ratio("first task", fused), 1.95);
+  report.at_most("first task, bf16, compact state / fused_adamw",
+                 report.ratio("first task, bf16, compact state", fused), 1.20);
+  report.at_most("later task, bf16, compact state / fused_adamw",
+                 report.ratio("later task, bf16, compact state", fused), 1.14);
+  report.at_least("plain operations / first task",
+                  report.ratio("plain operations, first task", "first task"), 6);
+}
+
+/// The parameters of Llama-2-7B as a bfloat16 model with fp32 masters and the compact state.
+void measure_llama(const Settings& settings, Report& report) {
+  const auto sizes = alkn_bench::gpu::llama_2_7b();
+  const std::int64_t n = std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
+  // candidates of two brackets, 4 bytes each, and what the allocator and the tables round up to
+  const std::int64_t work = 8 * n / alkn::kernel::cuda::tuning::kCandidatePart + (1 << 30);
+  const std::int64_t needed = alkn_bench::gpu::compact_state_bytes(sizes) + work;
+  c10::cuda::CUDACachingAllocator::emptyCache();
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total));
+  if (static_cast<std::int64_t>(free) < needed) {
+    report.add({"Llama-2-7B", needed, static_cast<std::int64_t>(free)});
+    return;
+  }
+  std::vector<StepSlot> first = slots_of(sizes, true), second = later(first);
+  report.add(
+      measured({{{"Llama-2-7B, first task", n, 32}, step(first, MaskKind::localized, true)},
+                {{"Llama-2-7B, later task", n, 30.125}, step(second, MaskKind::localized, false)}},
+               settings.rounds));
+  for (const char* arm : {"Llama-2-7B, first task", "Llama-2-7B, later task"}) {
+    report.at_most(std::string(arm) + " / byte floor", report.over_floor(arm), 1.1);
+  }
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
+  const Settings settings = alkn_bench::gpu::parse({argv + 1, argv + argc});
   if (!at::hasCUDA()) {
     std::puts("gpu_step: no CUDA device: LibTorch finds none; nothing was measured");
     return 77;
   }
-  if (argc < 2) {
-    std::fputs("usage: gpu_step FILE.json [MEBI_ELEMENTS [ROUNDS]]\n", stderr);
-    return 2;
-  }
+  const alkn_bench::JsonFile file(settings.path);
   const at::NoGradGuard no_grad;
-  return run(argv[1], (argc > 2 ? std::stoll(argv[2]) : 256) << 20,
-             argc > 3 ? std::stoi(argv[3]) : 15);
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, 0));
+  Report report(properties.name);
+  measure_steps(settings, report);
+  measure_llama(settings, report);
+  report.print();
+  file.write(report.json());
+  return report.all_met() ? 0 : 1;
+} catch (const std::invalid_argument& error) {
+  std::fprintf(stderr, "gpu_step: %s\n", error.what());
+  return 2;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "gpu_step: %s\n", error.what());
+  return 1;
 }

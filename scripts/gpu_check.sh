@@ -120,7 +120,7 @@ stage_sanitize() {
   return $rc
 }
 
-stage_bench() { on_gpu 120 "$out/gpu_step" "$out/bench.json"; }
+stage_bench() { on_gpu 300 "$out/gpu_step" "$out/bench.json"; }
 
 for stage in "${stages[@]}"; do
   declare -F "stage_$stage" >/dev/null || die "expected a stage of build, test, sanitize, bench, got \"$stage\""

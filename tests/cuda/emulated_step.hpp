@@ -6,6 +6,8 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -38,18 +40,52 @@ class EmulatedStep {
       : runner_(std::move(runner)), grid_(grid), traffic_(traffic) {}
 
   StepResult run(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
-    if (plan_.assign(tensors, num_tensors, args).sizes) allocate();
-    return launch_all(tensors, num_tensors, args);
+    assign(tensors, num_tensors, args);
+    if (stale_) allocate();
+    return launch_all(tensors, num_tensors, plan_.kernels());
   }
   /// A step as a graph captures it: the first replay.
   StepResult capture(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
                      const device::Replay& replay) {
     if (plan_.assign(tensors, num_tensors, args, &replay).sizes) allocate();
-    return launch_all(tensors, num_tensors, args);
+    return launch_all(tensors, num_tensors, plan_.kernels());
   }
   /// The same kernels again, with what lies in device memory and nothing from the host.
   StepResult replay(StepTensor* tensors, std::int64_t num_tensors) {
-    return launch_all(tensors, num_tensors, plan_.header().args);
+    return launch_all(tensors, num_tensors, plan_.kernels());
+  }
+
+  /// As CudaStep: a part of a step on several devices, up to the sums; the others' sums; the rest.
+  void run_sums(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+                int device, int num_devices) {
+    assign(tensors, num_tensors, args);
+    plan_.share(device, num_devices);
+    if (stale_) allocate();
+    squares_.assign(static_cast<std::size_t>(num_devices), std::nan(""));
+    launch_norm(table());
+  }
+  void gather(const std::vector<EmulatedStep*>& all) {
+    for (std::size_t d = 0; d < all.size(); ++d) squares_[d] = all[d]->squares_[d];
+  }
+  StepResult run_rest(StepTensor* tensors, std::int64_t num_tensors) {
+    runner_.template run<device::NormShared>(
+        1, device::tuning::kNormThreads,
+        [&](const auto& block, auto& shared) { device::combine_kernel(block, shared, table()); });
+    return launch_rest(tensors, num_tensors, plan_.kernels());
+  }
+
+  /// As CudaStep: the kernels of a graph; what they find there; their replay.
+  void capture(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
+    assign(tensors, num_tensors, args);
+    if (stale_) throw std::runtime_error("expected a step before the capture, got none");
+    graph_ = std::make_unique<device::Kernels>(plan_.all_kernels());
+  }
+  void prepare(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
+    assign(tensors, num_tensors, args);
+    plan_.check_prepared(graph_.get(), stale_);
+  }
+  StepResult replay_prepared(StepTensor* tensors, std::int64_t num_tensors) {
+    return launch_all(tensors, num_tensors, *graph_);
   }
 
   std::uint64_t num_missed = 0;
@@ -61,16 +97,34 @@ class EmulatedStep {
   }
 
  private:
-  StepResult launch_all(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
-    const device::Table table{&plan_.header(),    plan_.tensors().data(), plan_.chunks().data(),
-                              &control_,          states_.data(),         sums_.data(),
-                              candidates_.data(), histograms_.data()};
+  void assign(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
+    stale_ = plan_.assign(tensors, num_tensors, args).sizes || stale_;
+  }
+
+  device::Table table() {
+    return {&plan_.header(),    plan_.tensors().data(), plan_.chunks().data(),
+            &control_,          states_.data(),         sums_.data(),
+            candidates_.data(), histograms_.data(),     squares_.data()};
+  }
+
+  StepResult launch_all(StepTensor* tensors, std::int64_t num_tensors,
+                        const device::Kernels& kernels) {
+    launch_norm(table());
+    return launch_rest(tensors, num_tensors, kernels);
+  }
+
+  void launch_norm(const device::Table& table) {
     launch<device::NormShared>(
         Pass::norm, device::tuning::kNormThreads,
         [&](const auto& block, auto& shared) { device::norm_kernel(block, shared, table); });
     num_launches = 1;
-    if (plan_.selects()) select(table);
-    update(table, args);
+  }
+
+  StepResult launch_rest(StepTensor* tensors, std::int64_t num_tensors,
+                         const device::Kernels& kernels) {
+    const device::Table table = this->table();
+    if (kernels.selects) select(table);
+    update(table, kernels);
     StepResult result;
     result.grad_norm = control_.grad_norm;
     result.clip_scale = control_.clip_scale;
@@ -93,6 +147,8 @@ class EmulatedStep {
     candidates_.assign(static_cast<std::size_t>(sizes.num_candidates), 0xDEADBEEFU);
     histograms_.assign(
         static_cast<std::size_t>(sizes.num_histograms * 2 * device::tuning::kRadixBins), 0);
+    graph_.reset();
+    stale_ = false;
   }
 
   template <class Memory, class Body>
@@ -123,7 +179,7 @@ class EmulatedStep {
     num_launches += 6;
   }
 
-  void update(const device::Table& table, const StepArgs& args) {
+  void update(const device::Table& table, const device::Kernels& kernels) {
     const auto with = [&](auto mask, auto adamw) {
       launch<device::UpdateShared>(
           Pass::update, grid_.threads, [&](const auto& block, auto& shared) {
@@ -132,15 +188,15 @@ class EmulatedStep {
           });
     };
     const auto of_mask = [&](auto mask) {
-      if (args.update == Update::adamw) {
+      if (kernels.update == Update::adamw) {
         with(mask, std::true_type{});
       } else {
         with(mask, std::false_type{});
       }
     };
-    if (args.mask == MaskKind::none) {
+    if (kernels.mask == MaskKind::none) {
       of_mask(std::integral_constant<MaskKind, MaskKind::none>{});
-    } else if (args.mask == MaskKind::given) {
+    } else if (kernels.mask == MaskKind::given) {
       of_mask(std::integral_constant<MaskKind, MaskKind::given>{});
     } else {
       of_mask(std::integral_constant<MaskKind, MaskKind::localized>{});
@@ -152,9 +208,11 @@ class EmulatedStep {
   Grid grid_;
   Traffic* traffic_;
   device::Plan plan_;
+  bool stale_ = true;
+  std::unique_ptr<device::Kernels> graph_;
   device::Control control_;
   std::vector<device::TensorState> states_;
-  std::vector<double> sums_;
+  std::vector<double> sums_, squares_;
   std::vector<std::uint32_t> candidates_;
   std::vector<std::uint64_t> histograms_;
 };

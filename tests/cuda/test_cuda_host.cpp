@@ -191,8 +191,8 @@ TEST_CASE("the tables of shared libraries come and go") {
   using alkn::detail::CudaTable;
   using alkn::detail::find_cuda_table;
   const auto make = [](int version, bool (*supports)(int)) {
-    return CudaTable{version, supports, nullptr, nullptr, nullptr, nullptr,
-                     nullptr, nullptr,  nullptr, nullptr, nullptr, {nullptr}};
+    return CudaTable{version, supports, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+                     nullptr, nullptr,  nullptr, nullptr, nullptr, nullptr, nullptr, {nullptr}};
   };
   constexpr int kVersion = alkn::detail::kCudaTableVersion;
   CudaTable all = make(kVersion, [](int) { return true; });

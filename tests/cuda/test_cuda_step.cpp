@@ -219,6 +219,96 @@ TEST_CASE("the compact state has the bits of the CPU's") {
   check_setting(s, fibers());
 }
 
+namespace {
+
+bool is_nan(std::uint16_t x) { return (x & 0x7FFFU) > 0x7F80U; }
+bool is_finite(std::uint16_t x) { return (x & 0x7F80U) != 0x7F80U; }
+
+/// Compact states with NaN of several patterns in them, and in gradients and retain gradients.
+std::vector<OwnedTensor> tensors_with_nan(const Setting& s,
+                                          const std::vector<std::int64_t>& sizes) {
+  constexpr std::uint16_t kPatterns[] = {0x7FC0U, 0xFFC0U, 0xFFFFU, 0x7FC5U};
+  std::vector<OwnedTensor> tensors = make_tensors(s, sizes);
+  new_gradients(tensors, s, 1);
+  for (OwnedTensor& t : tensors) {
+    for (std::int64_t i = 0; i < t.size; ++i) {
+      const std::uint16_t nan = kPatterns[static_cast<std::size_t>(i) % 4];
+      if (i % 53 == 3) t.set_grad(i, std::nanf(""));
+      if (i % 97 == 5) t.set_retain(i, std::nanf(""));
+      if (i % 61 == 0) t.exp_avg_narrow[t.at(i)] = t.exp_avg_sq_narrow[t.at(i)] = nan;
+      if (i % 67 == 1) t.score_narrow[t.at(i)] = nan;
+    }
+  }
+  return tensors;
+}
+
+/// How many values are not what a step must make of those `before`, by the scores after it.
+std::int64_t count_wrong_nan(const OwnedTensor& before, const OwnedTensor& t,
+                             const StepArgs& args) {
+  const bool localized = args.mask == MaskKind::localized;
+  std::int64_t wrong = 0;
+  for (std::int64_t i = 0; i < t.size; ++i) {
+    const std::size_t k = t.at(i);
+    const bool grad = std::isnan(t.grad[k]);
+    const bool score =
+        localized && (grad || std::isnan(t.retain[k]) || is_nan(before.score_narrow[k]));
+    const bool on = !localized || (t.size < 10 || OwnedTensor::bit(t.mask, i));
+    const bool moves = on || args.masked != Masked::freeze;
+    const bool moment = is_nan(before.exp_avg_narrow[k]) || (on && grad);
+    if (localized) wrong += score ? !is_nan(t.score_narrow[k]) : !is_finite(t.score_narrow[k]);
+    for (const auto& [old, now] : {std::pair(&before.exp_avg_narrow, &t.exp_avg_narrow),
+                                   std::pair(&before.exp_avg_sq_narrow, &t.exp_avg_sq_narrow)}) {
+      wrong += moment ? !is_nan((*now)[k]) : !is_finite((*now)[k]);
+      if (!moves) wrong += (*now)[k] != (*old)[k];
+    }
+  }
+  return wrong;
+}
+
+}  // namespace
+
+TEST_CASE("NaN stays NaN in the compact state, on every instruction set with the same bits") {
+  Setting s;
+  s.compact = true;
+  s.type = s.retain_type = DType::bfloat16;
+  s.args.check_finite = false;
+  SECTION("no mask") {}
+  SECTION("localized") { s.args.mask = MaskKind::localized, s.args.threshold_due = true; }
+  SECTION("localized, frozen") {
+    s.args.mask = MaskKind::localized, s.args.threshold_due = true;
+    s.args.masked = Masked::freeze;
+  }
+  const std::vector<std::int64_t> sizes = {1, 4, 9, 11, 65, 130, 8193, 20011};
+  const std::vector<OwnedTensor> before = tensors_with_nan(s, sizes);
+  std::vector<OwnedTensor> got = before;
+  std::vector<StepTensor> views;
+  EmulatedStep<Fibers> emulated = fibers();
+  step_by(got, views,
+          [&](StepTensor* tensors, std::int64_t n) { return emulated.run(tensors, n, s.args); });
+  for (std::size_t k = 0; k < got.size(); ++k) {
+    INFO("size " << got[k].size);
+    CHECK(count_wrong_nan(before[k], got[k], s.args) == 0);
+  }
+  for (const SimdLevel level : simd_levels()) {
+    const WithSimd with(level);
+    std::vector<OwnedTensor> want = before;
+    CpuStep cpu;
+    step_by(want, views, [&](StepTensor* tensors, std::int64_t n) {
+      return cpu.run(tensors, n, s.args, ParallelFor::serial());
+    });
+    for (std::size_t k = 0; k < got.size(); ++k) {
+      INFO(simd_name(level) << ", size " << got[k].size);
+      CHECK(count_wrong_nan(before[k], want[k], s.args) == 0);
+      CHECK(bits(got[k].threshold) == bits(want[k].threshold));
+      CHECK(got[k].mask == want[k].mask);
+      CHECK(got[k].score_narrow == want[k].score_narrow);
+      CHECK(got[k].exp_avg_narrow == want[k].exp_avg_narrow);
+      CHECK(got[k].exp_avg_sq_narrow == want[k].exp_avg_sq_narrow);
+      CHECK(got[k].param_narrow == want[k].param_narrow);
+    }
+  }
+}
+
 TEST_CASE("neither grid nor order of blocks and threads changes a bit") {
   const Setting s = localized();
   const std::vector<std::int64_t> sizes = {9, 257, 8192, 70001};

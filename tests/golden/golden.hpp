@@ -14,6 +14,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -114,6 +115,15 @@ class Replay {
   void report_late() {
     alkn::detail::CoreAccess::core(unlearner_)->base_.runner().report_late(true);
   }
+  /// The table that serves device -1 takes the steps.
+  void emulate_cuda() {
+    alkn::detail::CoreAccess::core(unlearner_)->base_.runner().emulate_cuda(true);
+  }
+
+  /// What takes a step, in place of step(). @param step its number in the task, from 0
+  void steps_by(std::function<void(alkn::ALKN<>&, std::size_t step)> take_step) {
+    take_step_ = std::move(take_step);
+  }
 
   Differences run() {
     for (const Json& record : file_.at("tasks")) run_task(record);
@@ -150,10 +160,11 @@ class Replay {
              p.tensor.mul(placed(record.at("retain_gradient").at(p.name), p.tensor.sizes())).sum();
     }
     task.accumulate_retain_gradient(loss);
+    std::size_t step = 0;
     for (const Json& row : record.at("steps")) {
       for (auto& p : params_)
         p.tensor.mutable_grad() = placed(row.at("gradient").at(p.name), p.tensor.sizes());
-      unlearner_.step();
+      take_step_(unlearner_, step++);
       const double scale = row.at("clip_scale");
       differences_.clip_scale = std::max(
           differences_.clip_scale, std::abs(unlearner_.last_step().clip_scale - scale) / scale);
@@ -231,14 +242,22 @@ class Replay {
   at::Device device_;
   std::vector<alkn::NamedParameter> params_;
   alkn::ALKN<> unlearner_;
+  std::function<void(alkn::ALKN<>&, std::size_t)> take_step_ = [](auto& unlearner, std::size_t) {
+    unlearner.step();
+  };
   std::map<std::string, Known> known_;
   Differences differences_;
 };
 
-inline Differences replay(const std::filesystem::path& path, alkn::Backend backend,
-                          at::Device device = at::kCPU) {
-  const Json file = read(path);
+inline Differences replay(const Json& file, alkn::Backend backend, at::Device device = at::kCPU) {
   return Replay(file, backend, device).run();
+}
+
+/// By the CUDA table that serves device -1.
+inline Differences replay_emulated(const Json& file) {
+  Replay emulated(file, alkn::Backend::cpu);
+  emulated.emulate_cuda();
+  return emulated.run();
 }
 
 }  // namespace golden

@@ -1,7 +1,9 @@
-// golden FILE...: checks files that the oracle wrote, on both backends; fails above the bound.
+// golden FILE...: checks files that the oracle wrote, on both backends and by the CUDA kernels on
+// the CPU; fails above the bound.
 #include <cstdio>
 #include <exception>
 
+#include "../cuda/emulated_table.hpp"
 #include "golden.hpp"
 
 int main(int argc, char** argv) {
@@ -10,14 +12,18 @@ int main(int argc, char** argv) {
                "usage: golden FILE... (JSON of the oracle, or the same compressed by gzip)\n");
     return 2;
   }
+  const alkn_test::EmulatedTable emulation;
   bool good = true;
   fmt::print("{:<32} {:>7} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7}\n", "file", "backend", "score",
              "threshold", "parameter", "negated", "clip", "counts", "bits");
   for (int i = 1; i < argc; ++i) {
-    for (const auto& [backend, name] :
-         {std::pair{alkn::Backend::aten, "aten"}, std::pair{alkn::Backend::cpu, "cpu"}}) {
+    for (const std::string name : {"aten", "cpu", "cuda"}) {
       try {
-        const golden::Differences d = golden::replay(argv[i], backend);
+        const golden::Json file = golden::read(argv[i]);
+        const golden::Differences d =
+            name == "cuda"
+                ? golden::replay_emulated(file)
+                : golden::replay(file, name == "cpu" ? alkn::Backend::cpu : alkn::Backend::aten);
         fmt::print("{:<32} {:>7} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e} {:>9.1e} {:>7} {:>7}\n",
                    std::filesystem::path(argv[i]).filename().string(), name, d.score, d.threshold,
                    d.parameter, d.negated, d.clip_scale, d.counts, d.mask_bits);

@@ -1,10 +1,11 @@
-// Every committed file of golden vectors, on both backends.
+// Every committed file of golden vectors, on both backends, and by the CUDA kernels on the CPU.
 #include <ATen/ops/equal.h>
 #include <ATen/ops/randn.h>
 
 #include <filesystem>
 #include <vector>
 
+#include "../cuda/emulated_table.hpp"
 #include "catch.hpp"
 #include "golden.hpp"
 
@@ -18,11 +19,13 @@ std::vector<std::filesystem::path> vector_files() {
   return files;
 }
 
-void check_all(alkn::Backend backend) {
+/// @param replay the differences of a file
+template <class Replay>
+void check_all(Replay replay) {
   const auto files = vector_files();
   REQUIRE(files.size() >= 12);
   for (const auto& path : files) {
-    const golden::Differences d = golden::replay(path, backend);
+    const golden::Differences d = replay(golden::read(path));
     INFO(path.filename().string() << ": score " << d.score << ", threshold " << d.threshold
                                   << ", parameter " << d.parameter << ", negated " << d.negated
                                   << ", clip scale " << d.clip_scale);
@@ -36,9 +39,58 @@ void check_all(alkn::Backend backend) {
   }
 }
 
+void check_all(alkn::Backend backend) {
+  check_all([&](const golden::Json& file) { return golden::replay(file, backend); });
+}
+
 }  // namespace
 
 TEST_CASE("the aten backend reproduces the golden vectors") { check_all(alkn::Backend::aten); }
+
+TEST_CASE("the CUDA kernels, block by block on the CPU, reproduce the golden vectors") {
+  using alkn_test::EmulatedTable;
+  const EmulatedTable table;
+  check_all([](const golden::Json& file) {
+    EmulatedTable::num_steps = EmulatedTable::num_negations = 0;
+    const golden::Differences differences = golden::replay_emulated(file);
+    std::size_t steps = 0;
+    for (const golden::Json& task : file.at("tasks")) steps += task.at("steps").size();
+    CHECK(EmulatedTable::num_steps == static_cast<std::int64_t>(steps));
+    CHECK(EmulatedTable::num_negations ==
+          static_cast<std::int64_t>(file.at("tasks").size() * file.at("shapes").size()));
+    return differences;
+  });
+}
+
+TEST_CASE("a CUDA graph of the step, of the first task, reproduces the golden vectors") {
+  using alkn_test::EmulatedTable;
+  const EmulatedTable table;
+  check_all([](const golden::Json& file) {
+    EmulatedTable::num_steps = 0;
+    golden::Replay replay(file, alkn::Backend::cpu);
+    replay.emulate_cuda();
+    std::int64_t steps = 0;
+    bool captured = false;
+    replay.steps_by([&](alkn::ALKN<>& unlearner, std::size_t step) {
+      ++steps;
+      if (step == 0) {
+        unlearner.step();
+        return;
+      }
+      if (!captured) {  // not taken
+        captured = true;
+        EmulatedTable::captures = true;
+        unlearner.step();
+        EmulatedTable::captures = false;
+      }
+      unlearner.prepare_replay();
+      EmulatedTable::replay();
+    });
+    const golden::Differences differences = replay.run();
+    CHECK(EmulatedTable::num_steps == steps);
+    return differences;
+  });
+}
 
 TEST_CASE("golden vectors where the results of a step come late, as from a device") {
   const golden::Json file = golden::read(vector_files().front());

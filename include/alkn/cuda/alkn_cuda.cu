@@ -2,6 +2,7 @@
 // file into whatever links it; it is included by nobody.
 #include <c10/core/Device.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
@@ -12,6 +13,7 @@
 #include <atomic>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 namespace {
 
@@ -78,18 +80,55 @@ void enqueue(void* state, const StepTensor* tensors, std::int64_t num_tensors,
   auto* step = static_cast<DeviceStep*>(state);
   on_device(step->index, [&](cudaStream_t stream) {
     TORCH_CHECK(!device::is_capturing(stream),
-                "alkn::StepRunner: expected a step outside the capture of a CUDA graph, got one "
-                "inside; alkn::kernel::cuda::CudaStep takes steps that a graph can replay");
+                "alkn::StepRunner: expected a step before the capture of a CUDA graph, got none");
     step->step.enqueue(tensors, num_tensors, args, stream);
   });
 }
 
+void enqueue_together(void* const* states, const StepTensor* const* tensors,
+                      const std::int64_t* num_tensors, int num_devices, const StepArgs& args) {
+  std::vector<device::CudaStep*> all;
+  for (int d = 0; d < num_devices; ++d) {
+    all.push_back(&static_cast<DeviceStep*>(states[d])->step);
+  }
+  const auto each = [&](auto call) {
+    for (int d = 0; d < num_devices; ++d) {
+      on_device(static_cast<DeviceStep*>(states[d])->index,
+                [&](cudaStream_t stream) { call(d, stream); });
+    }
+  };
+  each([&](int d, cudaStream_t stream) {
+    all[d]->enqueue_sums(tensors[d], num_tensors[d], args, d, num_devices, stream);
+  });
+  each([&](int d, cudaStream_t stream) { all[d]->gather(all, stream); });
+  each([&](int d, cudaStream_t stream) { all[d]->enqueue_rest(all, stream); });
+}
+
+bool capturing(int index) {
+  return on_device(index, [](cudaStream_t stream) { return device::is_capturing(stream); });
+}
+
+void capture(void* state, const StepTensor* tensors, std::int64_t num_tensors,
+             const StepArgs& args) {
+  auto* step = static_cast<DeviceStep*>(state);
+  on_device(step->index,
+            [&](cudaStream_t stream) { step->step.capture(tensors, num_tensors, args, stream); });
+}
+
+void prepare(void* state, const StepTensor* tensors, std::int64_t num_tensors,
+             const StepArgs& args) {
+  auto* step = static_cast<DeviceStep*>(state);
+  on_device(step->index,
+            [&](cudaStream_t stream) { step->step.prepare(tensors, num_tensors, args, stream); });
+}
+
 void fetch(void* state) {
   auto* step = static_cast<DeviceStep*>(state);
-  on_device(step->index, [&](cudaStream_t stream) { step->step.fetch(stream); });
+  on_device(step->index, [&](cudaStream_t) { step->step.fetch(step->step.stream()); });
 }
 
 StepResult report(void* state, StepTensor* tensors, std::int64_t num_tensors) {
+  const c10::cuda::CUDAStreamCaptureModeGuard relaxed(cudaStreamCaptureModeRelaxed);
   return static_cast<DeviceStep*>(state)->step.report(tensors, num_tensors);
 }
 
@@ -127,6 +166,10 @@ alkn::detail::CudaTable table{alkn::detail::kCudaTableVersion,
                               create,
                               destroy,
                               enqueue,
+                              enqueue_together,
+                              capturing,
+                              capture,
+                              prepare,
                               fetch,
                               report,
                               negate,

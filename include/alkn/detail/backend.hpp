@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 namespace alkn {
 
@@ -20,10 +21,17 @@ enum class Backend : std::uint8_t {
               ///< that device, else `aten`
   aten,       ///< plain ATen operations: any device, also double; the readable reference
   cpu,        ///< the fused CPU kernels: float, bfloat16 and half
-  cuda,       ///< the fused CUDA kernels, on one device; the program links alkn::cuda
+  cuda,       ///< the fused CUDA kernels; the program links alkn::cuda
 };
 
 namespace detail {
+
+/// What a call does of a step.
+enum class StepMode : std::uint8_t {
+  run,      ///< all
+  capture,  ///< puts its kernels into the CUDA graph that is being captured; nothing is counted
+  prepare,  ///< all but the kernels, which the replay of that graph launches next
+};
 
 /// AdamW's hyperparameters for one tensor and step, in double.
 struct AdamWScalars {
@@ -40,21 +48,22 @@ struct AdamWScalars {
   }
 };
 
-/// A tensor that somebody else holds for the time of the step, or none. Copies count no references:
-/// a step over thousands of small tensors would notice.
+/// A tensor of a step, or none: somebody else's, who holds it for that time, or a temporary, which
+/// is held here. Copies of the former count no references: a step over thousands of small tensors
+/// would notice.
 class TensorRef {
  public:
   TensorRef() = default;
-  TensorRef(const Tensor& tensor) : tensor_(&tensor) {}  // NOLINT(google-explicit-constructor)
-  TensorRef(Tensor&&) = delete;
-  [[nodiscard]] bool defined() const { return tensor_->defined(); }
-  operator const Tensor&() const { return *tensor_; }  // NOLINT(google-explicit-constructor)
-  const Tensor& operator*() const { return *tensor_; }
-  const Tensor* operator->() const { return tensor_; }
+  TensorRef(const Tensor& tensor) : other_(&tensor) {}      // NOLINT(google-explicit-constructor)
+  TensorRef(Tensor&& tensor) : held_(std::move(tensor)) {}  // NOLINT(google-explicit-constructor)
+  operator const Tensor&() const { return **this; }         // NOLINT(google-explicit-constructor)
+  const Tensor& operator*() const { return other_ != nullptr ? *other_ : held_; }
+  const Tensor* operator->() const { return &**this; }
+  [[nodiscard]] bool defined() const { return (**this).defined(); }
 
  private:
-  static inline const Tensor kNone;
-  const Tensor* tensor_ = &kNone;
+  const Tensor* other_ = nullptr;
+  Tensor held_;
 };
 
 /// One parameter tensor of n elements in one step. All state tensors are contiguous and of the

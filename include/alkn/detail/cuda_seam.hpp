@@ -15,7 +15,7 @@ namespace alkn::detail {
 
 /// Changes with the layout of the table and of what its functions take; tables of other versions
 /// are passed over.
-inline constexpr int kCudaTableVersion = 2;
+inline constexpr int kCudaTableVersion = 3;
 
 /// Everything runs on LibTorch's current stream of its device, in LibTorch's memory.
 struct CudaTable {
@@ -28,6 +28,19 @@ struct CudaTable {
   void (*destroy)(void* state);
   /// One step; waits for nothing.
   void (*enqueue)(void* state, const kernel::StepTensor* tensors, std::int64_t num_tensors,
+                  const kernel::StepArgs& args);
+  /// One step of which each of several devices has a part: its norm is of all gradients. Waits for
+  /// nothing.
+  void (*enqueue_together)(void* const* states, const kernel::StepTensor* const* tensors,
+                           const std::int64_t* num_tensors, int num_devices,
+                           const kernel::StepArgs& args);
+  /// Whether the device's current stream is being captured in a graph.
+  bool (*capturing)(int device);
+  /// There: the kernels of a step alone, for a graph that takes it when it is replayed.
+  void (*capture)(void* state, const kernel::StepTensor* tensors, std::int64_t num_tensors,
+                  const kernel::StepArgs& args);
+  /// A step but its kernels: the replay of that graph comes next on the stream.
+  void (*prepare)(void* state, const kernel::StepTensor* tensors, std::int64_t num_tensors,
                   const kernel::StepArgs& args);
   /// The results of the last step are on their way to the host; waits for nothing.
   void (*fetch)(void* state);

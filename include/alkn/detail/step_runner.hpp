@@ -58,11 +58,9 @@ inline Backend resolve_backend(Backend asked, const Tensor& param, std::string_v
 /// The one backend of a step over several parameters: that of each, or `aten` where one needs it.
 class CommonBackend {
  public:
-  /// @param spread the step takes every tensor by itself: they may be on several CUDA devices
-  CommonBackend(Backend asked, std::string_view owner, bool spread = false)
-      : asked_(asked), owner_(owner), spread_(spread) {}
+  CommonBackend(Backend asked, std::string_view owner) : asked_(asked), owner_(owner) {}
 
-  /// Throws where the fused kernels would have to cross devices.
+  /// Throws where the fused kernels would have to be on the CPU and on CUDA.
   void add(const Tensor& param, std::string_view name) {
     const Backend backend = resolve_backend(asked_, param, owner_, name);
     if (common_ == Backend::automatic) {
@@ -71,10 +69,10 @@ class CommonBackend {
     } else if (backend == Backend::aten || common_ == Backend::aten) {
       common_ = Backend::aten;
     } else {
-      const bool apart = spread_ && backend == Backend::cuda && common_ == Backend::cuda;
-      TORCH_CHECK_VALUE(apart || param.device() == device_, "alkn::", owner_,
-                        ": expected parameters on one device, or Backend::aten, got ", device_,
-                        " and ", param.device(), " (parameter \"", name, "\")");
+      TORCH_CHECK_VALUE(backend == common_, "alkn::", owner_,
+                        ": expected parameters on CUDA devices or on the CPU, or Backend::aten, "
+                        "got some on ",
+                        device_, " and on ", param.device(), " (parameter \"", name, "\")");
     }
   }
   [[nodiscard]] Backend get() const {
@@ -84,7 +82,6 @@ class CommonBackend {
  private:
   Backend asked_;
   std::string_view owner_;
-  bool spread_;
   Backend common_ = Backend::automatic;
   c10::Device device_{c10::DeviceType::CPU};
 };
@@ -121,30 +118,40 @@ class CudaState {
     for (const OnDevice& on : devices_) on.table->destroy(on.state);
   }
 
-  /// One step; waits for nothing. Returns whether there are results to be reported: those of the
-  /// one device that the step is on then.
+  /// One step; waits for nothing. Returns whether there are results to be reported.
   bool enqueue(const std::vector<StepSlot>& slots, const kernel::StepTensor* tensors,
-               std::int64_t num_tensors, const kernel::StepArgs& args) {
-    for (OnDevice& on : devices_) on.tensors.clear();
-    for (std::size_t i = 0; i < slots.size(); ++i) {
-      at(slots[i].param->device().index()).tensors.push_back(tensors[i]);
+               const kernel::StepArgs& args, StepMode mode) {
+    split(slots, tensors);
+    TORCH_CHECK(mode == StepMode::run || active_.size() <= 1,
+                "alkn::StepRunner: expected parameters on one device for a step of a CUDA graph, "
+                "got some on ",
+                active_.size());
+    const bool results = has_results(args) && mode != StepMode::capture;
+    if (results && active_.size() > 1) {
+      enqueue_together(args);
+    } else {
+      for (const OnDevice* on : active_) {
+        const auto part = mode == StepMode::run       ? on->table->enqueue
+                          : mode == StepMode::capture ? on->table->capture
+                                                      : on->table->prepare;
+        part(on->state, on->tensors.data(), on->size(), args);
+      }
     }
-    const bool results = has_results(args);
-    reports_ = nullptr;
-    for (const OnDevice& on : devices_) {
-      const auto count = static_cast<std::int64_t>(on.tensors.size());
-      if (count == 0) continue;
-      TORCH_INTERNAL_ASSERT(!results || count == num_tensors);  // CommonBackend has seen to it
-      on.table->enqueue(on.state, on.tensors.data(), count, args);
-      if (!results) continue;
-      on.table->fetch(on.state);
-      reports_ = &on;
-    }
-    return reports_ != nullptr;
+    if (!results) active_.clear();
+    to_fetch_ = mode == StepMode::prepare;
+    if (!to_fetch_) fetch();
+    return !active_.empty();
   }
   /// Waits for the results of the last step.
-  kernel::StepResult report(kernel::StepTensor* tensors, std::int64_t num_tensors) const {
-    return reports_->table->report(reports_->state, tensors, num_tensors);
+  kernel::StepResult report(kernel::StepTensor* tensors) {
+    if (to_fetch_) fetch();  // the replay is enqueued by now
+    to_fetch_ = false;
+    kernel::StepResult result;
+    for (OnDevice* on : active_) {
+      result = on->table->report(on->state, on->tensors.data(), on->size());
+      for (std::size_t i = 0; i < on->tensors.size(); ++i) tensors[on->places[i]] = on->tensors[i];
+    }
+    return result;
   }
 
  private:
@@ -153,7 +160,43 @@ class CudaState {
     const CudaTable* table;
     void* state;
     std::vector<kernel::StepTensor> tensors;  ///< of the step
+    std::vector<std::size_t> places;          ///< of them in the step's list
+    [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(tensors.size()); }
   };
+
+  /// The part of the step that each device has.
+  void split(const std::vector<StepSlot>& slots, const kernel::StepTensor* tensors) {
+    for (OnDevice& on : devices_) on.tensors.clear(), on.places.clear();
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      OnDevice& on = at(slots[i].param->device().index());
+      on.tensors.push_back(tensors[i]);
+      on.places.push_back(i);
+    }
+    active_.clear();
+    for (OnDevice& on : devices_) {
+      if (!on.tensors.empty()) active_.push_back(&on);
+    }
+  }
+
+  /// A step with results on several devices: their norm is one, and so is the decision to skip.
+  void enqueue_together(const kernel::StepArgs& args) {
+    std::vector<void*> states;
+    std::vector<const kernel::StepTensor*> tensors;
+    std::vector<std::int64_t> counts;
+    for (const OnDevice* on : active_) {
+      TORCH_CHECK(on->table == active_[0]->table,
+                  "alkn::StepRunner: expected one library's kernels on all devices of a step, got "
+                  "those of several");
+      states.push_back(on->state);
+      tensors.push_back(on->tensors.data());
+      counts.push_back(on->size());
+    }
+    active_[0]->table->enqueue_together(states.data(), tensors.data(), counts.data(),
+                                        static_cast<int>(states.size()), args);
+  }
+  void fetch() {
+    for (const OnDevice* on : active_) on->table->fetch(on->state);
+  }
 
   /// Whether the host has to know what came of the step: it may have been skipped, or has counts.
   static bool has_results(const kernel::StepArgs& args) {
@@ -164,11 +207,12 @@ class CudaState {
       if (on.device == device) return on;
     }
     const CudaTable& table = need_cuda_table(device, "StepRunner", "");
-    devices_.push_back({device, &table, table.create(device), {}});
+    devices_.push_back({device, &table, table.create(device), {}, {}});
     return devices_.back();
   }
   std::vector<OnDevice> devices_;
-  const OnDevice* reports_ = nullptr;
+  std::vector<OnDevice*> active_;  ///< those of the step; after it, those that have results
+  bool to_fetch_ = false;
 };
 
 /// Takes steps over a fixed list of slots. Holds the fused kernels' scratch memory and warm starts.
@@ -181,10 +225,20 @@ class StepRunner {
   /// by itself the results are not there yet: pending() says so, and what is returned says that the
   /// step was taken.
   kernel::StepResult run(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
-                         Backend backend) {
+                         Backend backend, StepMode mode = StepMode::run) {
+    TORCH_CHECK(mode == StepMode::run || on_cuda(backend),
+                "alkn::StepRunner: expected the CUDA kernels for a step of a CUDA graph, got "
+                "another backend");
     pending_ = false;
     if (backend == Backend::aten) return aten_step(slots, args);
-    return run_fused(slots, args, backend);
+    return run_fused(slots, args, backend, mode);
+  }
+
+  /// Whether the current stream of the device is being captured in a CUDA graph.
+  [[nodiscard]] bool capturing(at::Device device) const {
+    if (!device.is_cuda() && !emulates_) return false;
+    const CudaTable* table = find_cuda_table(device.index());
+    return table != nullptr && table->capturing(device.index());
   }
 
   /// Whether the results of the last step are still to come.
@@ -193,9 +247,7 @@ class StepRunner {
   /// Waits for them; they go into `slots`, as many as the step had.
   kernel::StepResult settle(std::vector<StepSlot>& slots) {
     pending_ = false;
-    const kernel::StepResult result =
-        late_ ? late_result_
-              : cuda_.report(tensors_.data(), static_cast<std::int64_t>(tensors_.size()));
+    const kernel::StepResult result = late_ ? late_result_ : cuda_.report(tensors_.data());
     if (result.skipped) return result;
     for (std::size_t i = 0; i < slots.size(); ++i) take_results(slots[i], tensors_[i]);
     return result;
@@ -203,6 +255,9 @@ class StepRunner {
 
   /// For tests: results of the CPU's kernels come late, too, as if from a device.
   void report_late(bool late) { late_ = late; }
+  /// For tests: a CUDA table that serves device -1, an emulation, steps and negates the CPU's
+  /// tensors in place of the CPU's kernels.
+  void emulate_cuda(bool emulate) { emulates_ = emulate; }
 
   /// out = start - lambda (tuned - start); all fp32 or double, of one shape; `out` may be `tuned`,
   /// `start` may be in host memory (pinned: the CUDA kernel reads it from there).
@@ -216,7 +271,7 @@ class StepRunner {
       return;
     }
     if (!out.is_same(tuned)) out.copy_(tuned);
-    if (backend == Backend::cuda) {
+    if (on_cuda(backend)) {
       need_cuda_table(out.device().index(), "StepRunner", "")
           .negate(out.data_ptr<float>(), start.const_data_ptr<float>(), out.numel(),
                   static_cast<float>(lambda), out.device().index());
@@ -233,20 +288,28 @@ class StepRunner {
     return start.device() == out.device() || (out.is_cuda() && start.is_cpu() && start.is_pinned());
   }
 
+  [[nodiscard]] bool on_cuda(Backend backend) const {
+    return backend == Backend::cuda || (backend == Backend::cpu && emulates_);
+  }
+
   kernel::StepResult run_fused(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
-                               Backend backend) {
+                               Backend backend, StepMode mode) {
     tensors_.resize(slots.size());
     held_.clear();  // an exception may have left some
     for (std::size_t i = 0; i < slots.size(); ++i)
       bind(slots[i], tensors_[i], args, static_cast<std::int64_t>(i));
+    TORCH_CHECK_VALUE(mode == StepMode::run || held_.empty(),
+                      "alkn::StepRunner: expected contiguous parameters and gradients for a step "
+                      "of a CUDA graph, got others");
     const auto count = static_cast<std::int64_t>(tensors_.size());
     kernel::StepResult result;
-    if (backend == Backend::cpu) {
+    if (!on_cuda(backend)) {
       result = cpu_.run(tensors_.data(), count, args, aten_parallel());
       pending_ = late_;
     } else {
-      pending_ = cuda_.enqueue(slots, tensors_.data(), count, args);
+      pending_ = cuda_.enqueue(slots, tensors_.data(), args, mode);
     }
+    if (mode == StepMode::capture) return result;
     if (!result.skipped || pending_) {
       for (std::size_t i = 0; i < slots.size(); ++i) publish(slots[i], tensors_[i], args);
     }
@@ -327,7 +390,7 @@ class StepRunner {
   std::vector<Tensor> held_;
   AdamWScalars scalars_;  ///< of the tensor before: mostly those of the next one, too
   kernel::AdamWNumbers rounded_ = scalars_.rounded();
-  bool pending_ = false, late_ = false;
+  bool pending_ = false, late_ = false, emulates_ = false;
   kernel::StepResult late_result_;
 };
 

@@ -152,20 +152,14 @@ class AdamW : public torch::optim::Optimizer {
       const at::AutoGradMode with_grad(true);
       loss = closure();
     }
-    const at::NoGradGuard no_grad;
-    check_groups();
-    slots_.clear();
-    for (auto& group : param_groups_) {
-      for (Tensor& param : group.params())
-        slots_.push_back(plain_slot(slots_.size(), param, group_options(group), false));
-    }
-    if (slots_.empty()) return loss;
-    kernel::StepArgs args;
-    args.check_finite = false;  // it would cost one more pass over the gradients
-    take_step(slots_, args, resolve_backend_of_all());
-    slots_.clear();
+    step_all(detail::StepMode::run);
     return loss;
   }
+
+  /// To be called before every replay of a CUDA graph that has captured step(), on the stream of
+  /// the replay: hands it the options and the number of this step, which the capture does not
+  /// count. A step over the same gradients has to come before the capture. See docs/cuda.md.
+  void prepare_replay() { step_all(detail::StepMode::prepare); }
 
   /// Moments, masters and options, by position. Needs alkn/optim/archive.hpp in the program, which
   /// is apart because LibTorch's archives double the time to compile.
@@ -179,6 +173,23 @@ class AdamW : public torch::optim::Optimizer {
   }
 
  protected:
+  void step_all(detail::StepMode mode) {
+    const at::NoGradGuard no_grad;
+    check_groups();
+    slots_.clear();
+    for (auto& group : param_groups_) {
+      for (Tensor& param : group.params())
+        slots_.push_back(plain_slot(slots_.size(), param, group_options(group), false));
+    }
+    if (slots_.empty()) return;
+    if (mode == detail::StepMode::run && runner_.capturing(slots_[0].param->device()))
+      mode = detail::StepMode::capture;
+    kernel::StepArgs args;
+    args.check_finite = false;  // it would cost one more pass over the gradients
+    take_step(slots_, args, resolve_backend_of_all(), mode);
+    slots_.clear();
+  }
+
   static const AdamWOptions& group_options(const torch::optim::OptimizerParamGroup& group) {
     return static_cast<const AdamWOptions&>(group.options());
   }
@@ -208,11 +219,11 @@ class AdamW : public torch::optim::Optimizer {
     return slot;
   }
 
-  /// Runs the step and, unless it was skipped, counts it.
+  /// Runs the step and, unless it was skipped or captured, counts it.
   kernel::StepResult take_step(std::vector<detail::StepSlot>& slots, const kernel::StepArgs& args,
-                               Backend backend) {
-    const kernel::StepResult result = runner_.run(slots, args, backend);
-    if (!result.skipped) {
+                               Backend backend, detail::StepMode mode) {
+    const kernel::StepResult result = runner_.run(slots, args, backend, mode);
+    if (!result.skipped && mode != detail::StepMode::capture) {
       std::size_t i = 0;
       for (auto& group : param_groups_) {
         for (Tensor& param : group.params()) {
@@ -265,6 +276,9 @@ class AdamW : public torch::optim::Optimizer {
   /// The state of a parameter, created where there is none.
   AdamWParamState& state_of(std::size_t position, const Tensor& param, at::ScalarType type) {
     if (states_[position] == nullptr) {
+      TORCH_CHECK(!runner_.capturing(param.device()),
+                  "alkn::AdamW: expected a step with the same gradients before the one that a CUDA "
+                  "graph captures, got none");
       auto fresh = std::make_unique<AdamWParamState>();
       const auto options = param.options().dtype(type).requires_grad(false);
       if (state_.empty()) arrays_.renew(moment_bytes(), moment_bytes());
@@ -344,7 +358,7 @@ class AdamW : public torch::optim::Optimizer {
   }
 
   Backend resolve_backend_of_all() const {
-    detail::CommonBackend common(backend_, "AdamW", /*spread=*/true);
+    detail::CommonBackend common(backend_, "AdamW");
     for (const auto& group : param_groups_) {
       for (const Tensor& param : group.params()) common.add(param, "");
     }

@@ -225,11 +225,22 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
       loss = closure();
     }
     if (core_->in_task()) {
-      core_->task_step();
+      core_->task_step(detail::StepMode::run);
     } else {
       core_->plain_step();
     }
     return loss;
+  }
+
+  /// To be called before every replay of a CUDA graph that has captured step(), on the stream of
+  /// the replay: does what a step does on the host, with this step's options, thresholds and
+  /// counts. In a task it waits for the result of the last replay. See docs/cuda.md.
+  void prepare_replay() requires kFused {
+    if (core_->in_task()) {
+      core_->task_step(detail::StepMode::prepare);
+    } else {
+      Base::prepare_replay();
+    }
   }
 
   /// Adds a group before the first task. `options`: the base's, or AdamWOverrides over alkn::AdamW.
@@ -393,9 +404,10 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   }
   kernel::StepResult fused_step([[maybe_unused]] std::vector<detail::StepSlot>& slots,
                                 [[maybe_unused]] const kernel::StepArgs& args,
-                                [[maybe_unused]] Backend backend) override {
+                                [[maybe_unused]] Backend backend,
+                                [[maybe_unused]] detail::StepMode mode) override {
     if constexpr (kFused)
-      return Base::take_step(slots, args, backend);
+      return Base::take_step(slots, args, backend, mode);
     else
       return {};
   }

@@ -59,7 +59,7 @@ class BaseAdapter {
   virtual bool compact(std::size_t group) const = 0;
   /// fused: runs the kernels and counts the step
   virtual kernel::StepResult fused_step(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
-                                        Backend backend) = 0;
+                                        Backend backend, StepMode mode) = 0;
   /// fused: the last step was none for the parameters with a true flag, in the order of the groups
   virtual void take_back(const std::vector<char>& stepped) = 0;
   /// Base::step(nullptr)
@@ -129,7 +129,7 @@ class UnlearnerCore {
 
   // the optimizer
   void plain_step();
-  void task_step();
+  void task_step(StepMode mode);
   /// Waits for the results of the last step, where a device has not reported them yet.
   void settle();
   void add_parameters(const std::vector<NamedParameter>& params,

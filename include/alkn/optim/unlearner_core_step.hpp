@@ -155,11 +155,21 @@ inline std::int64_t UnlearnerCore::num_trained(const ParameterState& p,
   return settings_.mask == kernel::MaskKind::given ? p.num_given : p.param.numel();
 }
 
-/// A step of the running task.
-inline void UnlearnerCore::task_step() {
+/// A step of the running task, or a part of one where a CUDA graph has the kernels.
+inline void UnlearnerCore::task_step(StepMode mode) {
   const at::NoGradGuard no_grad;
-  settle();  // long there, where the device was not far behind
   TaskState& task = *task_;
+  if (mode == StepMode::run && base_.runner().capturing(parameters_[0].device))
+    mode = StepMode::capture;
+  if (mode != StepMode::run) {
+    TORCH_CHECK(base_.fused(), "alkn::", settings_.owner,
+                ": expected alkn::AdamW as the base of a step in a CUDA graph, got another");
+    TORCH_CHECK(task.training, "alkn::", settings_.owner,
+                ": expected a step of the task before the one that a CUDA graph captures, got "
+                "none (task ",
+                num_tasks_, ")");
+  }
+  settle();  // long there, where the device was not far behind
   TORCH_CHECK(!task.swapped, "alkn::", settings_.owner,
               ": expected the fine-tuned weights in the model, got a step inside the scope of "
               "start_weights()");
@@ -174,13 +184,14 @@ inline void UnlearnerCore::task_step() {
   slots_.resize(parameters_.size());
   for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(i);
   const kernel::StepArgs args = step_args();
-  kernel::StepResult result = base_.fused() ? base_.fused_step(slots_, args, backend())
+  kernel::StepResult result = base_.fused() ? base_.fused_step(slots_, args, backend(), mode)
                                             : base_.runner().run(slots_, args, backend());
   stepped_.resize(slots_.size());
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     stepped_[i] = slots_[i].grad.defined() ? 1 : 0;
     slots_[i].drop_tensors();
   }
+  if (mode == StepMode::capture) return;
   pending_ = base_.runner().pending();
   if (!base_.fused()) {  // whether the base steps depends on the results
     if (pending_) result = base_.runner().settle(slots_);

@@ -31,6 +31,10 @@ __global__ void __launch_bounds__(tuning::kNormThreads, Tuning::kNormBlocks)
   __shared__ NormShared shared;
   norm_kernel(Block(), shared, table);
 }
+__global__ void __launch_bounds__(tuning::kNormThreads) combine_launch(Table table) {
+  __shared__ NormShared shared;
+  combine_kernel(Block(), shared, table);
+}
 __global__ void __launch_bounds__(Tuning::kThreads, Tuning::kTensorBlocks)
     sample_launch(Table table) {
   __shared__ SampleShared shared;
@@ -96,7 +100,8 @@ class CudaStep {
         states_(memory),
         sums_(memory),
         candidates_(memory),
-        histograms_(memory) {}
+        histograms_(memory),
+        squares_(memory) {}
   CudaStep(const CudaStep&) = delete;
   CudaStep& operator=(const CudaStep&) = delete;
 
@@ -128,12 +133,91 @@ class CudaStep {
       if (stale_sizes_) grow(stream);
     }
     upload(stream, capturing);
-    launch(stream);
+    launch(stream, plan_.kernels());
     if (!capturing) done_.record(stream);
   }
 
+  // A step whose norm is of all `all`, each on its device, which is the current one: first
+  // enqueue_sums for each, then gather, then enqueue_rest. The streams wait for one another, the
+  // host does not.
+
+  /// @param device its number among `num_devices`
+  /// @throws as enqueue()
+  void enqueue_sums(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+                    int device, int num_devices, cudaStream_t stream) {
+    check_places(tensors, num_tensors, args, current_device(), place_of, known_);
+    const PlanChange change = plan_.assign(tensors, num_tensors, args);
+    plan_.share(device, num_devices);
+    stale_chunks_ = stale_chunks_ || change.chunks;
+    stale_sizes_ = stale_sizes_ || change.sizes;
+    follow(stream);
+    if (stale_sizes_) grow(stream);
+    squares_.reserve(static_cast<std::size_t>(num_devices) * sizeof(double), false, stream);
+    device_ = current_device();
+    upload(stream, false);
+    launch_norm(stream);
+    summed_.record(stream);
+  }
+  void gather(const std::vector<CudaStep*>& all, cudaStream_t stream) {
+    for (std::size_t d = 0; d < all.size(); ++d) {
+      if (all[d] == this) continue;
+      all[d]->summed_.hold(stream);
+      check_cuda(cudaMemcpyPeerAsync(squares_.get<double>() + d, device_,
+                                     all[d]->squares_.get<double>() + d, all[d]->device_,
+                                     sizeof(double), stream),
+                 "cudaMemcpyPeerAsync");
+    }
+    gathered_.record(stream);
+  }
+  void enqueue_rest(const std::vector<CudaStep*>& all, cudaStream_t stream) {
+    for (const CudaStep* other : all) {
+      if (other != this) other->gathered_.hold(stream);  // has read from here
+    }
+    combine_launch<<<1, tuning::kNormThreads, 0, stream>>>(table());
+    launch_rest(stream, plan_.kernels());
+    done_.record(stream);
+  }
+
+  /// In a stream that is being captured: the kernels alone. A graph of them takes the step that
+  /// prepare() has described before each replay.
+  /// @throws std::runtime_error without a step over the same tensors before it
+  void capture(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+               cudaStream_t stream) {
+    const PlanChange change = plan_.assign(tensors, num_tensors, args);
+    stale_chunks_ = stale_chunks_ || change.chunks;
+    stale_sizes_ = stale_sizes_ || change.sizes;
+    if (stale_chunks_ || stale_sizes_) {
+      throw std::runtime_error(
+          "alkn::kernel::CudaStep: expected a step over the same tensors before the capture of a "
+          "graph, got none");
+    }
+    graph_ = std::make_unique<Kernels>(plan_.all_kernels());
+    launch(stream, *graph_);
+  }
+  /// What enqueue() does but its kernels, which a replay of the captured graph launches next, on
+  /// the same stream.
+  /// @throws as enqueue(), and std::runtime_error where the captured graph cannot take this step
+  void prepare(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+               cudaStream_t stream) {
+    check_places(tensors, num_tensors, args, current_device(), place_of, known_);
+    const PlanChange change = plan_.assign(tensors, num_tensors, args);
+    stale_chunks_ = stale_chunks_ || change.chunks;
+    stale_sizes_ = stale_sizes_ || change.sizes;
+    plan_.check_prepared(graph_.get(), stale_sizes_);
+    follow(stream);
+    upload(stream, false);
+    replays_ = true;
+  }
+  /// Of the last step.
+  [[nodiscard]] cudaStream_t stream() const { return stream_; }
+
   /// The stream copies the results of its last step to where report() reads them; nobody waits.
   void fetch(cudaStream_t stream) {
+    if (is_capturing(stream)) {
+      throw std::runtime_error(
+          "alkn::kernel::CudaStep: expected the results of the last replay to be asked for before "
+          "the next capture on its stream, got the capture");
+    }
     const auto num_tensors = static_cast<std::size_t>(plan_.header().num_tensors);
     const std::size_t bytes = sizeof(TensorState) * num_tensors;
     if (results_.bytes() < sizeof(Control) + bytes) fetched_.synchronize();
@@ -219,14 +303,16 @@ class CudaStep {
     if (!has_stream_) {
       numbers_ = DeviceNumbers::of_current();
     } else if (stream != stream_) {
+      if (replays_) done_.record(stream_);
       done_.hold(stream);
-      for (const DeviceArray* array :
-           {&inputs_, &chunks_, &control_, &states_, &sums_, &candidates_, &histograms_}) {
+      for (const DeviceArray* array : {&inputs_, &chunks_, &control_, &states_, &sums_,
+                                       &candidates_, &histograms_, &squares_}) {
         array->share(stream);
       }
     }
     stream_ = stream;
     has_stream_ = true;
+    replays_ = false;
   }
 
   [[nodiscard]] static std::size_t input_bytes(std::int64_t num_tensors) {
@@ -246,6 +332,7 @@ class CudaStep {
     candidates_.reserve(bytes(sizes.num_candidates, sizeof(std::uint32_t)), false, stream);
     histograms_.reserve(bytes(sizes.num_histograms * 2 * tuning::kRadixBins, sizeof(std::uint64_t)),
                         true, stream);
+    graph_.reset();        // its kernels know the old arrays
     stale_chunks_ = true;  // the array may be another one
     stale_sizes_ = false;
   }
@@ -285,25 +372,39 @@ class CudaStep {
         "cudaMemcpyAsync");
   }
 
-  void launch(cudaStream_t stream) {
+  [[nodiscard]] Table table() const {
+    return {inputs_.get<Header>(),
+            reinterpret_cast<const Tensor*>(inputs_.get<char>() + sizeof(Header)),
+            chunks_.get<Chunk>(),
+            control_.get<Control>(),
+            states_.get<TensorState>(),
+            sums_.get<double>(),
+            candidates_.get<std::uint32_t>(),
+            histograms_.get<std::uint64_t>(),
+            squares_.get<double>()};
+  }
+
+  void launch(cudaStream_t stream, const Kernels& kernels) {
+    launch_norm(stream);
+    launch_rest(stream, kernels);
+  }
+
+  void launch_norm(cudaStream_t stream) {
+    const unsigned blocks =
+        numbers_.grid(plan_.header().num_chunks, TuningSm80::kNormBlocks, TuningSm90::kNormBlocks);
+    norm_launch<<<blocks, tuning::kNormThreads, 0, stream>>>(table());
+  }
+
+  void launch_rest(cudaStream_t stream, const Kernels& kernels) {
     const std::int64_t num_tensors = plan_.header().num_tensors;
     const std::int64_t num_chunks = plan_.header().num_chunks;
-    const Table table{inputs_.get<Header>(),
-                      reinterpret_cast<const Tensor*>(inputs_.get<char>() + sizeof(Header)),
-                      chunks_.get<Chunk>(),
-                      control_.get<Control>(),
-                      states_.get<TensorState>(),
-                      sums_.get<double>(),
-                      candidates_.get<std::uint32_t>(),
-                      histograms_.get<std::uint64_t>()};
+    const Table table = this->table();
     const int threads = numbers_.hopper ? TuningSm90::kThreads : TuningSm80::kThreads;
     const auto grid = [&](std::int64_t work, int sm80, int sm90) {
       return numbers_.grid(work, sm80, sm90);
     };
     const std::int64_t num_units = num_chunks * tuning::kUnits;
-    norm_launch<<<grid(num_chunks, TuningSm80::kNormBlocks, TuningSm90::kNormBlocks),
-                  tuning::kNormThreads, 0, stream>>>(table);
-    if (plan_.selects()) {
+    if (kernels.selects) {
       const unsigned of_tensors =
           grid(num_tensors, TuningSm80::kTensorBlocks, TuningSm90::kTensorBlocks);
       const unsigned of_units = grid(num_units, TuningSm80::kScoreBlocks, TuningSm90::kScoreBlocks);
@@ -317,15 +418,15 @@ class CudaStep {
       }
     }
     const unsigned of_units = grid(num_units, TuningSm80::kUpdateBlocks, TuningSm90::kUpdateBlocks);
-    const auto kernel = update_kernel_of(plan_.header().args);
+    const auto kernel = update_kernel_of(kernels);
     kernel<<<of_units, threads, 0, stream>>>(table);
     check_cuda(cudaGetLastError(), "the launch of a step");
   }
 
   using UpdateLaunch = void (*)(Table);
-  static UpdateLaunch update_kernel_of(const StepArgs& args) {
-    const bool adamw = args.update == Update::adamw;
-    switch (args.mask) {
+  static UpdateLaunch update_kernel_of(const Kernels& kernels) {
+    const bool adamw = kernels.update == Update::adamw;
+    switch (kernels.mask) {
       case MaskKind::none:
         return adamw ? update_launch<MaskKind::none, true> : update_launch<MaskKind::none, false>;
       case MaskKind::given:
@@ -343,8 +444,11 @@ class CudaStep {
   DeviceNumbers numbers_;
   cudaStream_t stream_ = nullptr;
   bool has_stream_ = false;
-  Event done_, fetched_;
-  DeviceArray inputs_, chunks_, control_, states_, sums_, candidates_, histograms_;
+  bool replays_ = false;            ///< behind done_ there may be a replay on the stream
+  std::unique_ptr<Kernels> graph_;  ///< of the last capture()
+  int device_ = 0;                  ///< of enqueue_sums()
+  Event done_, fetched_, summed_, gathered_;
+  DeviceArray inputs_, chunks_, control_, states_, sums_, candidates_, histograms_, squares_;
   Slot slots_[2];
   int next_slot_ = 0;
   std::unique_ptr<PinnedArray> spare_;  ///< for the next capture: nothing may be allocated then

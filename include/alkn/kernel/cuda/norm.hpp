@@ -1,5 +1,6 @@
 // The first kernel of a step: sums of every chunk; its last block makes clip scale, deviations and
-// skip of them.
+// skip of them. Where a step is on several devices, another kernel does so after they have
+// exchanged their sums.
 //
 // The tree of the sums is the CPU's: element i of a chunk goes to accumulator i mod 128, here
 // accumulator i mod 4 of thread i / 4 mod 32; the accumulators are folded, and the chunks are added
@@ -128,13 +129,13 @@ ALKN_DEVICE inline void set_control(Control& control, const Header& header, doub
   control.taken += skip ? 0 : 1;
 }
 
-/// The sums over all chunks and what follows from them; run by one block after all others are done.
+/// The sum of g^2 over all chunks, for thread 0.
 template <class Block>
-ALKN_DEVICE inline void finish_norm(const Block& block, NormShared& shared, const Table& table) {
+ALKN_DEVICE inline double sum_of_squares(const Block& block, NormShared& shared,
+                                         const Table& table) {
   const Header& header = *table.header;
-  const StepArgs& args = header.args;
   constexpr int kBatch = tuning::kNormThreads * tuning::kFinishLoads;
-  double squares = 0;  // of thread 0
+  double squares = 0;
   const std::int64_t num_sums = header.sums ? header.num_chunks : 0;
   for (std::int64_t first = 0; first < num_sums; first += kBatch) {
     ALKN_CUDA_UNROLL
@@ -150,6 +151,15 @@ ALKN_DEVICE inline void finish_norm(const Block& block, NormShared& shared, cons
     }
     block.sync();
   }
+  return squares;
+}
+
+/// What follows from the sum of g^2, of thread 0; run by one block after all others are done.
+template <class Block>
+ALKN_DEVICE inline void finish_step(const Block& block, NormShared& shared, const Table& table,
+                                    double squares) {
+  const Header& header = *table.header;
+  const StepArgs& args = header.args;
   if (block.thread() == 0) {
     set_control(*table.control, header, ::sqrt(squares));
     shared.staged[0] = table.control->clip_scale;
@@ -177,6 +187,15 @@ ALKN_DEVICE inline void finish_norm(const Block& block, NormShared& shared, cons
     state.deviation =
         static_cast<float>(scale * unbiased_deviation(sum, sum_squares, tensor.t.size));
   }
+}
+
+/// The second kernel of a step on several devices, of one block: their sums in their order, the
+/// same on each.
+template <class Block>
+ALKN_DEVICE inline void combine_kernel(const Block& block, NormShared& shared, const Table& table) {
+  double squares = 0;
+  for (int d = 0; d < table.header->num_devices; ++d) squares += block.load(table.squares + d);
+  finish_step(block, shared, table, squares);
 }
 
 template <class Block>
@@ -218,9 +237,14 @@ ALKN_DEVICE inline void norm_kernel(const Block& block, NormShared& shared, cons
   block.sync();
   const bool last = shared.last != 0;
   block.sync();
-  if (last) {
-    block.fence();
-    finish_norm(block, shared, table);
+  if (!last) return;
+  block.fence();
+  const double squares = sum_of_squares(block, shared, table);
+  if (header.num_devices == 1) {
+    finish_step(block, shared, table, squares);
+  } else if (block.thread() == 0) {
+    block.store(table.squares + header.device, squares);
+    table.control->blocks_done = 0;
   }
 }
 

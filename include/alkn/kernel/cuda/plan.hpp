@@ -26,6 +26,19 @@ struct PlanChange {
   bool sizes = false;   ///< an array has to grow
 };
 
+/// Which kernels a step launches, or a captured graph has.
+struct Kernels {
+  MaskKind mask = MaskKind::none;
+  Update update = Update::adamw;
+  bool selects = false;  ///< thresholds may be learned, by eight kernels in place of two
+
+  /// Whether these can take a step that launches `other`: without thresholds to be learned the six
+  /// in the middle find nothing to do.
+  [[nodiscard]] bool take(const Kernels& other) const {
+    return mask == other.mask && update == other.update && (selects || !other.selects);
+  }
+};
+
 /// What a captured step needs to go on by itself when it is replayed.
 struct Replay {
   const AdamWSchedule* tensors = nullptr;  ///< [num_tensors]
@@ -51,6 +64,7 @@ class Plan {
     header_.num_tensors = num_tensors;
     header_.num_chunks = list_.size();
     header_.sums = needs_sums(tensors, num_tensors, args);
+    share(0, 1);
     header_.follows = replay != nullptr;
     header_.schedule = replay != nullptr ? replay->step : StepSchedule();
     used_ = {num_tensors, list_.size(), 0, 0};
@@ -67,15 +81,35 @@ class Plan {
     return change;
   }
 
+  /// The step that was assigned is a part of one on several devices.
+  void share(int device, int num_devices) {
+    header_.device = device;
+    header_.num_devices = num_devices;
+  }
+
   [[nodiscard]] const Header& header() const { return header_; }
   [[nodiscard]] const std::vector<Tensor>& tensors() const { return tensors_; }
   [[nodiscard]] const std::vector<Chunk>& chunks() const { return chunks_; }
   /// The largest that any step has asked for.
   [[nodiscard]] const WorkSizes& sizes() const { return sizes_; }
-  /// Whether thresholds may be learned in this step, by eight kernels in place of two.
+  /// Whether thresholds may be learned in this step.
   [[nodiscard]] bool selects() const {
     return std::any_of(tensors_.begin(), tensors_.end(),
                        [](const Tensor& tensor) { return tensor.way != Way::given; });
+  }
+  [[nodiscard]] Kernels kernels() const {
+    return {header_.args.mask, header_.args.update, selects()};
+  }
+  /// Those of a graph that takes this step and the others of its task.
+  [[nodiscard]] Kernels all_kernels() const {
+    return {header_.args.mask, header_.args.update, header_.args.mask == MaskKind::localized};
+  }
+  /// @throws std::runtime_error unless a captured graph with these kernels takes the step
+  void check_prepared(const Kernels* captured, bool stale_sizes) const {
+    if (captured != nullptr && !stale_sizes && captured->take(kernels())) return;
+    throw std::runtime_error(
+        "alkn::kernel::CudaStep: expected a captured step of the same tensors and kind to be "
+        "prepared, got none");
   }
 
  private:

@@ -20,6 +20,8 @@ struct Header {
   /// last by what the device has counted. False: the numbers are `args` and `StepTensor::adamw`.
   bool follows = false;
   StepSchedule schedule;
+  int num_devices = 1;  ///< whose gradients the norm is of
+  int device = 0;       ///< this one's number among them
 };
 
 /// How a tensor gets its threshold in a step.
@@ -94,6 +96,7 @@ struct Table {
   double* sums = nullptr;               ///< [3][num_chunks]: g^2, d, d^2
   std::uint32_t* candidates = nullptr;  ///< keys
   std::uint64_t* histograms = nullptr;  ///< [bracketed tensors][2][kRadixBins], zero between steps
+  double* squares = nullptr;            ///< [num_devices] where they are several: sum g^2 of each
 };
 
 }  // namespace alkn::kernel::cuda

@@ -50,15 +50,16 @@ ALKN_INLINE void move_entries(const UpdatePass& pass, std::int64_t i, const Adam
                          load_state<kCompact>(pass.exp_avg_sq, i)};
     const AdamWState now = adamw_step(adamw, grad, in_union, old);
     store(pass.param + i, blend(moves, now.param, old.param));
-    const F exp_avg = blend(moves, now.exp_avg, old.exp_avg);
-    const F exp_avg_sq = blend(moves, now.exp_avg_sq, old.exp_avg_sq);
-    if constexpr (kCompact) {  // what is not moved has nothing to cut off
-      store_upper(static_cast<std::uint16_t*>(pass.exp_avg) + i, rounded_exp_avg(exp_avg, random));
+    if constexpr (kCompact) {  // rounded first: what is not moved keeps its bits, a NaN's too
+      const F exp_avg = value_of(rounded_exp_avg(now.exp_avg, random));
+      const F exp_avg_sq = value_of(rounded_exp_avg_sq(now.exp_avg_sq, random));
+      store_upper(static_cast<std::uint16_t*>(pass.exp_avg) + i,
+                  bits_in(blend(moves, exp_avg, old.exp_avg)));
       store_upper(static_cast<std::uint16_t*>(pass.exp_avg_sq) + i,
-                  rounded_exp_avg_sq(exp_avg_sq, random));
+                  bits_in(blend(moves, exp_avg_sq, old.exp_avg_sq)));
     } else {
-      store(static_cast<float*>(pass.exp_avg) + i, exp_avg);
-      store(static_cast<float*>(pass.exp_avg_sq) + i, exp_avg_sq);
+      store(static_cast<float*>(pass.exp_avg) + i, blend(moves, now.exp_avg, old.exp_avg));
+      store(static_cast<float*>(pass.exp_avg_sq) + i, blend(moves, now.exp_avg_sq, old.exp_avg_sq));
     }
   } else {
     store(pass.grad_out + i, grad);
