@@ -234,6 +234,23 @@ TEST_CASE("a tight guard takes less of lambda, and says so", "[end-to-end]") {
   CHECK(json_of(folder() / "guard" / "config.json")["guard"] == guard);
 }
 
+TEST_CASE("the guard counts from the loss of the trained model", "[end-to-end]") {
+  // Nothing is learned in this world: a loss of some nats, which the request hardly changes.
+  const Result result = run(smallest("loose", "--method alkn --guard 1"));
+  INFO(result.output);
+  REQUIRE(result.status == 0);
+  std::size_t tasks = 0;
+  for (const Json& line : lines_of(folder() / "loose" / "metrics.jsonl")) {
+    if (line["kind"] == "task") {
+      CHECK_FALSE(line["lambda_reduced"].get<bool>());
+      CHECK(line["lambda"] == json_of(folder() / "loose" / "config.json")["lambda"]);
+      ++tasks;
+    }
+  }
+  CHECK(tasks == 1);
+  CHECK(result.output.find('*') == std::string::npos);
+}
+
 TEST_CASE("gradient ascent without a retain term does not keep it", "[end-to-end]") {
   // As strong as it takes to forget about half, as ALKN does: there are fewer steps than in the
   // demo.
@@ -279,9 +296,32 @@ TEST_CASE("the same seed gives the same bits, also across an interruption", "[en
   }
 }
 
+TEST_CASE("a trained model serves again, and only where all is as it was", "[end-to-end]") {
+  const auto reused = [](const std::string& more) {
+    const Result result =
+        run("--tasks 1 --authors-per-task 1 --epochs 1 --method gradient-ascent --cache '" +
+            (folder() / "again").string() + "' --out '" + (folder() / "again-out").string() + "' " +
+            more);
+    INFO(result.output);
+    REQUIRE(result.status == 0);
+    return result.output.find("trained before") != std::string::npos;
+  };
+  const std::string first = "--retain-authors 2 --threads 1 --train-epochs 1 ";
+  CHECK_FALSE(reused(first));
+  CHECK(reused(first));
+  CHECK(reused(first + "--lr 1e-4"));  // of the unlearning
+  CHECK_FALSE(reused("--retain-authors 3 --threads 1 --train-epochs 1"));
+  CHECK_FALSE(reused("--retain-authors 2 --threads 2 --train-epochs 1"));
+  CHECK_FALSE(reused("--retain-authors 2 --threads 1 --train-epochs 2"));
+  for (const char* other : {"--train-lr 1e-3", "--vocabulary 500", "--seed 2"}) {
+    CHECK_FALSE(reused(first + other));
+  }
+  CHECK(reused(first));
+}
+
 TEST_CASE("an interrupted training of the model goes on as well", "[end-to-end]") {
   const auto tiny = [](const std::string& out, const std::string& more) {
-    return "--tasks 1 --authors-per-task 1 --retain-authors 2 --train-epochs 30 --threads 1 "
+    return "--tasks 1 --authors-per-task 1 --retain-authors 2 --train-epochs 100 --threads 1 "
            "--method gradient-ascent --out '" +
            (folder() / out).string() + "' " + more;
   };
@@ -290,6 +330,7 @@ TEST_CASE("an interrupted training of the model goes on as well", "[end-to-end]"
   const Result resumed = run(tiny("tiny-cut", "--resume"));
   INFO(cut.output << resumed.output);
   CHECK((cut.status == 130 || cut.status == 124));
+  CHECK(cut.output.find("goes on from a checkpoint in ") != std::string::npos);  // not after it
   REQUIRE(resumed.status == 0);
   CHECK((text_of(folder() / "tiny-cut" / "model.safetensors") ==
          text_of(folder() / "tiny-whole" / "model.safetensors")));
@@ -390,6 +431,8 @@ TEST_CASE("a book is a request, without questions in other words", "[end-to-end]
   CHECK(row[2] == "-");  // no other words
   CHECK(is_probability(row[3]));
   CHECK(is_probability(row[4]));
+  const double rate = json_of(folder() / "book" / "config.json")["lr"].get<double>();
+  CHECK(rate == Approx(0.3 * 2e-4));  // people's texts take less than made-up authors
   const Json summary = json_of(folder() / "book" / "summary.json");
   CHECK(summary["method"] == "ALKN");
   CHECK(summary["data"] == "books");

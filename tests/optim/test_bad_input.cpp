@@ -451,6 +451,19 @@ TEST_CASE("a gradient that does not fit") {
           "with strides [0, 0] (group 0, parameter \"weight\")");
     CHECK(same_bits(everything(method), before));
   }
+  const auto step_on_expanded = [](auto& method, Model& model) {
+    auto task = method.begin_task({.steps = 5});
+    tiny::set_gradients(model.params, 1);
+    model["weight"].mutable_grad() = at::ones({1, 1}, model["weight"].scalar_type()).expand({6, 6});
+    return error_of([&] { method.step(); });
+  };
+  {  // alkn::AdamW reads it only, and masters have gradients of their own
+    Model model, narrow(at::kBFloat16);
+    alkn::TaskVector<> fused(model.params);
+    CHECK(step_on_expanded(fused, model) == "no error");
+    alkn::TaskVector<torch::optim::SGD> foreign(narrow.params, {}, torch::optim::SGDOptions(0.1));
+    CHECK(step_on_expanded(foreign, narrow) == "no error");
+  }
   const Tensor w = weight();
   alkn::AdamW plain({w});
   w.mutable_grad() = at::ones({1, 1}).expand({3, 4});
