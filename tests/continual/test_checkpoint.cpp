@@ -182,7 +182,11 @@ void check_resuming(at::ScalarType type, Backend backend, bool compact = false) 
   const auto lines = script<P>();
   seed(5);
   P straight(type, backend, false, compact);
-  for (const auto& line : lines) line(straight);
+  std::vector<std::vector<Tensor>> after;  // each line: scores, for example, go with their task
+  for (const auto& line : lines) {
+    line(straight);
+    after.push_back(everything(straight.method));
+  }
   const auto want = straight.result();
   for (std::size_t cut = 0; cut <= lines.size(); ++cut) {
     INFO("cut before line " << cut << ", " << c10::toString(type) << ", "
@@ -203,7 +207,10 @@ void check_resuming(at::ScalarType type, Backend backend, bool compact = false) 
     auto task = alkn::load_checkpoint(folder / "run", second.method);
     if (task) second.task.emplace(std::move(*task));
     second.report = report;
-    for (std::size_t i = cut; i < lines.size(); ++i) lines[i](second);
+    for (std::size_t i = cut; i < lines.size(); ++i) {
+      lines[i](second);
+      CHECK(same_bits(everything(second.method), after[i]));
+    }
     CHECK(same_bits(second.result(), want));
   }
 }
