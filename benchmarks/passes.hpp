@@ -16,12 +16,17 @@ struct Arrays {
     for (float*& array : arrays) {
       array = arena.allocate_array<float>(size);
       for (std::int64_t i = 0; i < size; ++i) {
-        array[i] =
-            static_cast<float>((i * 7919 + (&array - arrays) * 104729) % 4001 - 2000) * 1e-6F;
+        const std::int64_t number = (i * 7919 + (&array - arrays) * 104729) % 4000;
+        array[i] = static_cast<float>(2 * number - 3999) * 0.5e-6F;  // never zero
       }
     }
     for (std::int64_t i = 0; i < size; ++i) arrays[3][i] = 1e-6F;  // second moments
     mask = arena.allocate_array<std::uint64_t>((size + 63) / 64);
+    for (int k = 0; k < 3; ++k) {
+      const float* wide = arrays[k < 2 ? 2 + k : 5];
+      narrow[k] = arena.allocate_array<std::uint16_t>(size);
+      for (std::int64_t i = 0; i < size; ++i) narrow[k][i] = kernel::float_to_bfloat16(wide[i]);
+    }
   }
   [[nodiscard]] kernel::SumPass sums(std::int64_t i, std::int64_t count) const {
     static double lanes[3 * kernel::tuning::kSumLanes];
@@ -37,11 +42,13 @@ struct Arrays {
     pass.exp_avg = arrays[2] + i, pass.exp_avg_sq = arrays[3] + i;
     pass.retain = arrays[4] + i, pass.score = arrays[5] + i;
     pass.mask = mask + i / 64;
+    pass.threshold = -1;  // all on: the moment of a masked entry would decay to denormal numbers
     return pass;
   }
   kernel::Arena arena;
   std::int64_t size;
-  float* arrays[6] = {};
+  float* arrays[6] = {};          // g, theta, the moments, G_r, m
+  std::uint16_t* narrow[3] = {};  // of a compact state: the moments, m
   std::uint64_t* mask = nullptr;
 };
 
@@ -85,6 +92,13 @@ inline const Pass kPasses[] = {
     {"update_fused", 40,
      [](const auto& k, const Arrays& a, std::int64_t i, std::int64_t n) {
        static_cast<void>(k.fp32.update_fused[0](a.update(i, n)));
+     }},
+    {"update_fused, compact", 28,
+     [](const auto& k, const Arrays& a, std::int64_t i, std::int64_t n) {
+       kernel::UpdatePass pass = a.update(i, n);
+       pass.exp_avg = a.narrow[0] + i, pass.exp_avg_sq = a.narrow[1] + i;
+       pass.score = a.narrow[2] + i;
+       static_cast<void>(k.compact.update_fused[0](pass));
      }},
     {"negate", 12, [](const auto& k, const Arrays& a, std::int64_t i, std::int64_t n) {
        k.negate(a.arrays[1] + i, a.arrays[4] + i, n, 0.5F);

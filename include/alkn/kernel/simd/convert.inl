@@ -30,6 +30,8 @@ inline void negate(float* param, const float* start, std::int64_t size, float la
   const F minus_lambda = set(-lambda);
   std::int64_t i = 0;
   for (; i + kWidth <= size; i += kWidth) {
+    detail::prefetch<64>(param + i, tuning::kPrefetch * 4);
+    detail::prefetch<64>(start + i, tuning::kPrefetch * 4);
     store(param + i, negated(minus_lambda, load(param + i), load(start + i)));
   }
   for (; i < size; ++i) {
@@ -39,6 +41,10 @@ inline void negate(float* param, const float* start, std::int64_t size, float la
 
 inline void merge(std::uint64_t* used, const std::uint64_t* mask, std::int64_t num_words) {
   std::int64_t w = 0;
-  for (; w + kMaskWords <= num_words; w += kMaskWords) merge_words(used + w, mask + w);
+  for (; w + kMaskWords <= num_words; w += kMaskWords) {
+    detail::prefetch<64>(used + w, tuning::kPrefetch * 4);
+    detail::prefetch<64>(mask + w, tuning::kPrefetch * 4);
+    merge_words(used + w, mask + w);
+  }
   for (; w < num_words; ++w) used[w] |= mask[w];
 }
