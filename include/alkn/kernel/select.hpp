@@ -240,7 +240,7 @@ class PairSelect {
     }
     for (int t = 0; t < 2; ++t) {
       part.num_keys[t] = 0;
-      for (int bin = 0; bin < tuning::kBins; ++bin) part.num_keys[t] += part.bins[t][bin];
+      for (std::size_t bin = 0; bin < tuning::kBins; ++bin) part.num_keys[t] += part.bins[t][bin];
     }
   }
 
