@@ -76,11 +76,11 @@ inline Pivots pivots_by_sample(std::uint32_t* keys, std::int64_t num_keys,
   const SampledBracket high(num_keys, rule.size, ranks.high, sigmas);
   std::int64_t places[4] = {low.a, low.b, high.a, high.b};
   sort_places(keys, num_keys, places);
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const float infinity = std::numeric_limits<float>::infinity();
   const auto value = [&](std::int64_t place) {
-    if (place < 0) return -kInfinity;
-    const float x = place < num_keys ? key_value(keys[place]) : kInfinity;
-    return x == x ? x : kInfinity;
+    if (place < 0) return -infinity;
+    if (place >= num_keys || std::isnan(key_value(keys[place]))) return infinity;
+    return key_value(keys[place]);
   };
   p.low_a = value(low.a), p.low_b = value(low.b);
   p.high_a = value(high.a), p.high_b = value(high.b);
