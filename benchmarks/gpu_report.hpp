@@ -58,9 +58,7 @@ struct Times {
   /// @throws std::logic_error before the first round
   [[nodiscard]] double median() const {
     if (ms.empty()) throw std::logic_error("alkn_bench::gpu::Times: no step of " + name + " yet");
-    std::vector<double> sorted = ms;
-    std::sort(sorted.begin(), sorted.end());
-    return sorted[sorted.size() / 2];
+    return alkn_bench::median(ms);
   }
   /// Floor bytes a millisecond.
   [[nodiscard]] double rate() const {

@@ -29,6 +29,13 @@ struct Subject {
   int threads = 1;
 };
 
+/// The middle one, of an even number the upper. @param values at least one
+inline double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
 /// One competitor. Bytes are per element of a parameter.
 struct Arm {
   std::string name;
@@ -51,10 +58,7 @@ struct Arm {
       for (const double s : seconds) sum += s;
       return sum / static_cast<double>(seconds.size());
     }
-    std::vector<double> sorted = seconds;
-    const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
-    std::nth_element(sorted.begin(), middle, sorted.end());
-    return *middle;
+    return median(seconds);
   }
 };
 

@@ -111,8 +111,7 @@ class CpuStep {
       CpuWorker worker(run.kernels, numbers, *scratch);
       for (std::int64_t c = begin; c < end; ++c) {
         const Chunk& chunk = chunks_[c];
-        worker.then_nothing();
-        if (c + 1 < end) worker.then_sum(run.tensors[chunks_[c + 1].tensor], chunks_[c + 1]);
+        worker.then_sum(run.tensors, c + 1 < end ? &chunks_[c + 1] : nullptr);
         sums_[static_cast<std::size_t>(c)] = worker.sum(run.tensors[chunk.tensor], chunk);
       }
     });
@@ -146,10 +145,9 @@ class CpuStep {
       for (std::int64_t c = end - 1; c >= begin; --c) {  // backwards: the end is still in the cache
         const Chunk& chunk = chunks_[c];
         const StepTensor& t = run.tensors[chunk.tensor];
-        worker.then_nothing();
-        if (c > begin) worker.then_update(run.tensors[chunks_[c - 1].tensor], chunks_[c - 1]);
+        worker.then_update(run.tensors, c > begin ? &chunks_[c - 1] : nullptr);
         if (numbers.args.mask == MaskKind::none) {
-          worker.update(t, chunk, worker.state_kernels(t).update_all);
+          worker.update(t, chunk, worker.state_kernels(t).update_all, false);
         } else if (numbers.args.mask == MaskKind::given) {
           worker.update(t, chunk, worker.state_kernels(t).update_bits, false);
         } else {

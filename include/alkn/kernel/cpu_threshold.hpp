@@ -163,9 +163,7 @@ class CpuThresholds {
       const ScratchPool::Lease scratch(run.pool);
       CpuWorker worker(run.kernels, numbers, *scratch);
       for (std::int64_t c = begin + from; c < begin + to; ++c) {
-        worker.then_nothing();
-        if (c + 1 < begin + to)
-          worker.then_update(run.tensors[run.chunks[c + 1].tensor], run.chunks[c + 1]);
+        worker.then_update(run.tensors, c + 1 < begin + to ? &run.chunks[c + 1] : nullptr);
         update_chunk(run, worker, c, begin);
       }
     });
@@ -246,27 +244,22 @@ class CpuThresholds {
     const Chunk& chunk = run.chunks[c];
     StepTensor& t = run.tensors[chunk.tensor];
     const TensorState& state = states_[static_cast<std::size_t>(chunk.tensor)];
-    const auto then_next = [&] {
-      worker.then_nothing();
-      if (next != nullptr) worker.then_score(run.tensors[next->tensor], *next);
-    };
-    then_next();
+    worker.then_score(run.tensors, next);
     if (state.way == Way::none) {
       run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_fused, true);
     } else if (state.way == Way::one_chunk) {
-      run.unmasked[c] = step_in_cache(numbers, worker, t, chunk, then_next);
+      run.unmasked[c] = step_in_cache(run, numbers, worker, chunk, next);
     } else {
       const auto slot = static_cast<std::size_t>(c - group_begin);
       worker.score_select(t, chunk, state.pivots, counts_[slot], slots_[slot]);
     }
   }
 
-  /// Score, threshold and update of a tensor of one chunk; `then_next` tells the worker what
-  /// follows.
-  template <class ThenNext>
-  std::int64_t step_in_cache(const StepNumbers& numbers, CpuWorker& worker, StepTensor& t,
-                             const Chunk& chunk, ThenNext then_next) {
-    worker.then_update_scored(t, chunk);
+  /// Score, threshold and update of a tensor of one chunk.
+  std::int64_t step_in_cache(const StepRun& run, const StepNumbers& numbers, CpuWorker& worker,
+                             const Chunk& chunk, const Chunk* next) {
+    StepTensor& t = run.tensors[chunk.tensor];
+    worker.then_update_scored(run.tensors, &chunk);
     const ThresholdRule how = rule(t, numbers.args);
     Predictor& history = predictor(chunk.tensor);
     Pivots pivots;
@@ -287,7 +280,7 @@ class CpuThresholds {
         history.hit(pair, pivots, t.size, false);
         history.observe(how, pair.low.value, pair.high.value);
         t.threshold = how.eta(pair.low.value, pair.high.value);
-        then_next();
+        worker.then_score(run.tensors, next);
         return worker.update(t, chunk, worker.state_kernels(t).update_scored, false);
       }
       history.miss(false);
@@ -298,7 +291,7 @@ class CpuThresholds {
     select_standing(worker, t, chunk, how, history, low, high);
     history.observe(how, low, high);
     t.threshold = how.eta(low, high);
-    then_next();
+    worker.then_score(run.tensors, next);
     return worker.update(t, chunk, worker.state_kernels(t).update_scored, false);
   }
 

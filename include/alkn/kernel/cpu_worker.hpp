@@ -23,18 +23,28 @@ class CpuWorker {
   CpuWorker(const Kernels& kernels, const StepNumbers& numbers, Scratch& scratch)
       : kernels_(kernels), numbers_(numbers), scratch_(scratch) {}
 
-  /// What the thread does after the next pass, so that this asks for it in advance: nothing, the
-  /// sums of a chunk, its score, an update.
-  void then_nothing() { next_ = Ahead{}; }
-  void then_sum(const StepTensor& t, const Chunk& chunk) {
-    next_ = {0, {head(t.grad, t.type, chunk), head(t.retain, t.retain_type, chunk)}};
+  /// What the thread does after the next pass, so that this asks for it in advance: the sums of a
+  /// chunk, its score, an update. @param next null: nothing
+  void then_sum(const StepTensor* tensors, const Chunk* next) {
+    next_ = {};
+    if (next == nullptr) return;
+    const StepTensor& t = tensors[next->tensor];
+    next_ = {0, {head(t.grad, t.type, *next), head(t.retain, t.retain_type, *next)}};
   }
-  void then_score(const StepTensor& t, const Chunk& chunk) {
+  void then_score(const StepTensor* tensors, const Chunk* next) {
+    next_ = {};
+    if (next == nullptr) return;
+    const StepTensor& t = tensors[next->tensor];
+    const Chunk& chunk = *next;
     next_ = {0,
              {state_at(t.score, t, chunk.begin), head(t.grad, t.type, chunk),
               head(t.retain, t.retain_type, chunk)}};
   }
-  void then_update(const StepTensor& t, const Chunk& chunk) {
+  void then_update(const StepTensor* tensors, const Chunk* next) {
+    next_ = {};
+    if (next == nullptr) return;
+    const StepTensor& t = tensors[next->tensor];
+    const Chunk& chunk = *next;
     const void* weights = t.type != DType::float32 ? t.master : t.param;
     next_ = {0,
              {head(t.grad, t.type, chunk), head(weights, DType::float32, chunk),
@@ -42,8 +52,8 @@ class CpuWorker {
               head(t.retain, t.retain_type, chunk), state_at(t.score, t, chunk.begin)}};
   }
   /// The update of a chunk whose score was the last pass: its gradient is in the cache.
-  void then_update_scored(const StepTensor& t, const Chunk& chunk) {
-    then_update(t, chunk);
+  void then_update_scored(const StepTensor* tensors, const Chunk* chunk) {
+    then_update(tensors, chunk);
     for (int i = 0; i < 3; ++i) next_.heads[i] = next_.heads[i + 1];
   }
 
@@ -129,15 +139,10 @@ class CpuWorker {
     state_kernels(t).rescan(pass);
   }
 
-  using UpdateKernel = void (*const (&)[2])(const UpdatePass&);
-  using CountingKernel = std::int64_t (*const (&)[2])(const UpdatePass&);
+  using UpdateKernel = std::int64_t (*const (&)[2])(const UpdatePass&);
 
-  /// Updates a chunk by one of Kernels::update_*.
-  void update(const StepTensor& t, const Chunk& chunk, UpdateKernel kernel) const {
-    each_update(t, chunk, false, [&](const UpdatePass& pass) { kernel[foreign()](pass); });
-  }
-  /// Returns how many entries are on.
-  std::int64_t update(const StepTensor& t, const Chunk& chunk, CountingKernel kernel,
+  /// Updates a chunk by one of Kernels::update_*; returns what they do.
+  std::int64_t update(const StepTensor& t, const Chunk& chunk, UpdateKernel kernel,
                       bool fused) const {
     std::int64_t num_on = 0;
     each_update(t, chunk, fused,

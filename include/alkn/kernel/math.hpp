@@ -147,14 +147,6 @@ struct Sums {
   double product_squares = 0;  ///< sum d^2
 };
 
-/// Folds the accumulators of a chunk: the one summation tree of all backends.
-ALKN_HOST_DEVICE inline double fold(double* lanes) noexcept {
-  for (std::int64_t width = tuning::kSumLanes / 2; width > 0; width /= 2) {
-    for (std::int64_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
-}
-
 /// min(1, max_norm / (norm + 1e-6)); 1 where max_norm is 0.
 ALKN_HOST_DEVICE inline double clip_scale(double norm, double max_norm) noexcept {
   if (!(max_norm > 0)) return 1;

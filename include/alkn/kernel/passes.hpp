@@ -125,8 +125,8 @@ struct StateKernels {
   void (*rescan)(const ScorePass& pass);
 
   // Each update comes for AdamW [0] and for a foreign optimizer's gradient [1].
-  /// Every entry is on.
-  void (*update_all[2])(const UpdatePass& pass);
+  /// Every entry is on; counts none, returns 0.
+  std::int64_t (*update_all[2])(const UpdatePass& pass);
   /// Entries whose bit is set in mask are on; returns how many.
   std::int64_t (*update_bits[2])(const UpdatePass& pass);
   /// Entries with score > threshold are on; writes mask, returns how many.
@@ -140,7 +140,8 @@ struct StateKernels {
 struct Kernels {
   void (*sum_squares)(const SumPass& pass);   ///< of g^2 alone
   void (*sum_products)(const SumPass& pass);  ///< of all three
-  /// kernel::fold: adds up lanes[kSumLanes], which it overwrites.
+  /// Adds up lanes[kSumLanes], which it overwrites: each half to the other, down to one; the one
+  /// summation tree of all backends.
   double (*fold)(double* lanes);
   StateKernels fp32;
   StateKernels compact;  ///< moments and scores bfloat16, rounded stochastically

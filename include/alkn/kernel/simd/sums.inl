@@ -148,8 +148,8 @@ inline void sum_products(const SumPass& pass) {
   }
 }
 
-/// kernel::fold, the wide part of its tree in vectors.
-inline double fold_lanes(double* lanes) {
+/// The wide part of the tree in vectors.
+inline double fold(double* lanes) {
   std::int64_t width = tuning::kSumLanes / 2;
   for (; width >= kDoubles; width /= 2) {
     for (std::int64_t i = 0; i < width; i += kDoubles) {

@@ -6,7 +6,7 @@ constexpr StateKernels state_kernels() {
       score<kCompact>,
       score_select<kCompact>,
       rescan<kCompact>,
-      {update_all<true, kCompact>, update_all<false, false>},
+      {update_words<Source::all, true, kCompact>, update_words<Source::all, false, false>},
       {update_words<Source::bits, true, kCompact>, update_words<Source::bits, false, false>},
       {update_words<Source::scored, true, kCompact>, update_words<Source::scored, false, kCompact>},
       {update_words<Source::fused, true, kCompact>, update_words<Source::fused, false, kCompact>},
@@ -17,7 +17,7 @@ inline const Kernels& kernels() {
   static constexpr Kernels kTable = {
       sum_squares,
       sum_products,
-      fold_lanes,
+      fold,
       state_kernels<false>(),
       state_kernels<true>(),
       widen_bfloat16,

@@ -125,8 +125,3 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
   }
   return num_on;
 }
-
-template <bool kAdamW, bool kCompact>
-inline void update_all(const UpdatePass& pass) {
-  update_words<Source::all, kAdamW, kCompact>(pass);
-}
