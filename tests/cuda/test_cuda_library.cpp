@@ -13,11 +13,13 @@
 
 #include "catch.hpp"
 #include "emulated_table.hpp"
+#include "optim/tiny.hpp"
 
 namespace {
 
 using alkn_test::EmulatedTable;
 using at::Tensor;
+using tiny::error_of;
 using Named = std::vector<std::pair<std::string, Tensor>>;
 
 /// With a runner that goes to the emulation.
@@ -39,19 +41,6 @@ struct Capture {
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;
 };
-
-/// The text of what `call` throws.
-template <class Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const c10::Error& error) {
-    return error.what_without_backtrace();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 Tensor parameter() {
   at::manual_seed(1);

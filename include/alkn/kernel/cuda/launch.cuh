@@ -116,21 +116,12 @@ class CudaStep {
     const bool capturing = is_capturing(stream);
     if (!capturing) {
       check_places(tensors, num_tensors, args, current_device(), place_of, known_);
-      replay = nullptr;
-    } else {
-      check_capture(tensors, num_tensors, args, replay);
-    }
-    const PlanChange change = plan_.assign(tensors, num_tensors, args, replay);
-    stale_chunks_ = stale_chunks_ || change.chunks;
-    stale_sizes_ = stale_sizes_ || change.sizes;
-    if (capturing && (stale_chunks_ || stale_sizes_)) {
-      throw std::runtime_error(
-          "alkn::kernel::CudaStep: expected a step over the same tensors before the capture of a "
-          "graph, got none");
-    }
-    if (!capturing) {
+      assign(tensors, num_tensors, args);
       follow(stream);
       if (stale_sizes_) grow(stream);
+    } else {
+      check_capture(tensors, num_tensors, args, replay);
+      assign_captured(tensors, num_tensors, args, replay);
     }
     upload(stream, capturing);
     launch(stream, plan_.kernels());
@@ -146,10 +137,8 @@ class CudaStep {
   void enqueue_sums(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
                     int device, int num_devices, cudaStream_t stream) {
     check_places(tensors, num_tensors, args, current_device(), place_of, known_);
-    const PlanChange change = plan_.assign(tensors, num_tensors, args);
+    assign(tensors, num_tensors, args);
     plan_.share(device, num_devices);
-    stale_chunks_ = stale_chunks_ || change.chunks;
-    stale_sizes_ = stale_sizes_ || change.sizes;
     follow(stream);
     if (stale_sizes_) grow(stream);
     squares_.reserve(static_cast<std::size_t>(num_devices) * sizeof(double), false, stream);
@@ -183,14 +172,7 @@ class CudaStep {
   /// @throws std::runtime_error without a step over the same tensors before it
   void capture(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
                cudaStream_t stream) {
-    const PlanChange change = plan_.assign(tensors, num_tensors, args);
-    stale_chunks_ = stale_chunks_ || change.chunks;
-    stale_sizes_ = stale_sizes_ || change.sizes;
-    if (stale_chunks_ || stale_sizes_) {
-      throw std::runtime_error(
-          "alkn::kernel::CudaStep: expected a step over the same tensors before the capture of a "
-          "graph, got none");
-    }
+    assign_captured(tensors, num_tensors, args, nullptr);
     graph_ = std::make_unique<Kernels>(plan_.all_kernels());
     launch(stream, *graph_);
   }
@@ -200,9 +182,7 @@ class CudaStep {
   void prepare(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
                cudaStream_t stream) {
     check_places(tensors, num_tensors, args, current_device(), place_of, known_);
-    const PlanChange change = plan_.assign(tensors, num_tensors, args);
-    stale_chunks_ = stale_chunks_ || change.chunks;
-    stale_sizes_ = stale_sizes_ || change.sizes;
+    assign(tensors, num_tensors, args);
     plan_.check_prepared(graph_.get(), stale_sizes_);
     follow(stream);
     upload(stream, false);
@@ -281,6 +261,23 @@ class CudaStep {
     int device = 0;
     check_cuda(cudaGetDevice(&device), "cudaGetDevice");
     return device;
+  }
+
+  void assign(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+              const Replay* replay = nullptr) {
+    const PlanChange change = plan_.assign(tensors, num_tensors, args, replay);
+    stale_chunks_ = stale_chunks_ || change.chunks;
+    stale_sizes_ = stale_sizes_ || change.sizes;
+  }
+  /// Of a step that is being captured: no array may grow or change there.
+  void assign_captured(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+                       const Replay* replay) {
+    assign(tensors, num_tensors, args, replay);
+    if (stale_chunks_ || stale_sizes_) {
+      throw std::runtime_error(
+          "alkn::kernel::CudaStep: expected a step over the same tensors before the capture of a "
+          "graph, got none");
+    }
   }
 
   void check_capture(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
