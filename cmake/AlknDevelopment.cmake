@@ -3,7 +3,9 @@
 if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   find_program(ALKN_CCACHE ccache)
   if(ALKN_CCACHE)
-    set(CMAKE_CXX_COMPILER_LAUNCHER "${ALKN_CCACHE}")
+    # The sloppiness is what ccache asks for before it keeps files that read a precompiled header.
+    set(CMAKE_CXX_COMPILER_LAUNCHER "${CMAKE_COMMAND}" -E env
+        CCACHE_SLOPPINESS=pch_defines,time_macros "${ALKN_CCACHE}")
   endif()
 endif()
 # A test that uses what LibTorch needs without LibTorch (Eigen, json) asks for it by LINK.

@@ -24,8 +24,29 @@ else()
   target_compile_definitions(alkn_catch INTERFACE ALKN_SHARED_DIR="${ALKN_SHARED_DIR}")
 endif()
 
-# Builds the tests that need no LibTorch.
+# Builds the tests that need no LibTorch, but for those that run an example.
 add_custom_target(torch_free_tests)
+
+# Three quarters of the time that a test with LibTorch takes to compile are LibTorch's headers and the
+# optimiser's. The kernels in them have tests without LibTorch, which are optimised, and the same
+# bits at every level.
+set(alkn_torch_test_options $<$<AND:$<CXX_COMPILER_ID:GNU,Clang>,$<CONFIG:Release>>:-O0>)
+# With g++ they also read those headers once for all. Not with clang: clang-tidy and
+# scripts/check_headers go by its compile_commands.json, without a build.
+if(TARGET alkn::alkn AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  file(WRITE "${PROJECT_BINARY_DIR}/torch_test_headers.cpp" "")
+  add_library(alkn_torch_test_headers OBJECT EXCLUDE_FROM_ALL
+              "${PROJECT_BINARY_DIR}/torch_test_headers.cpp")
+  target_link_libraries(alkn_torch_test_headers PRIVATE alkn_options alkn_catch alkn::alkn)
+  # ccache asks for the second.
+  target_compile_options(alkn_torch_test_headers PRIVATE ${alkn_torch_test_options} -fpch-preprocess)
+  set_target_properties(alkn_torch_test_headers PROPERTIES
+                        EXPORT_COMPILE_COMMANDS ON CXX_STANDARD 20 CXX_EXTENSIONS OFF)
+  target_precompile_headers(alkn_torch_test_headers PRIVATE
+    <ATen/Parallel.h> <torch/csrc/autograd/autograd.h> <torch/csrc/autograd/custom_function.h>
+    <torch/nn/module.h> <torch/optim/optimizer.h> <torch/serialize/archive.h>
+    <Eigen/Core> <fmt/ranges.h> <nlohmann/json.hpp> "${PROJECT_SOURCE_DIR}/tests/catch.hpp")
+endif()
 
 # alkn_add_test(<name> SOURCES <files>... [TORCH] [LINK <targets>...] [LABELS <labels>...]
 #               [STANDARD <17 or 20>] [TIMEOUT <seconds>])
@@ -52,17 +73,19 @@ function(alkn_add_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT}
                        ENVIRONMENT "ALKN_SHARED_DIR=${ALKN_SHARED_DIR}")
   if(arg_TORCH)
-    # Half of the time that these files take to compile is -O3's. The kernels in them have tests
-    # without LibTorch, which keep it, and the same bits at every level.
-    if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
-      target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+    target_compile_options(${name} PRIVATE ${alkn_torch_test_options})
+    if(TARGET alkn_torch_test_headers)
+      target_compile_options(${name} PRIVATE -fpch-preprocess)
+      target_precompile_headers(${name} REUSE_FROM alkn_torch_test_headers)
     endif()
     # LibTorch's threads wait actively: two such tests at once on few cores slow each other far
     # down.
     set_tests_properties(${name} PROPERTIES LABELS "torch;${arg_LABELS}" PROCESSORS 2)
   else()
     set_tests_properties(${name} PROPERTIES LABELS "torch-free;${arg_LABELS}")
-    add_dependencies(torch_free_tests ${name})
+    if(NOT "end-to-end" IN_LIST arg_LABELS)  # these run an example, which has LibTorch
+      add_dependencies(torch_free_tests ${name})
+    endif()
   endif()
 endfunction()
 
@@ -105,15 +128,18 @@ function(alkn_add_compile_fail_test name)
     set(arg_MACRO ALKN_COMPILE_FAIL)
   endif()
   set(label torch-free)
-  set(probe kernel)
+  set(probe probe_kernel.cpp)
   if(arg_TORCH)
     set(label torch)
-    set(probe torch)
+    set(probe probe_torch.cpp)
+    if(TARGET alkn_torch_test_headers AND NOT arg_FLAG)  # another flag, another precompiled header
+      set(probe torch_test_headers.cpp)
+    endif()
   endif()
   get_filename_component(source "${arg_SOURCE}" ABSOLUTE)
   get_filename_component(twin "${arg_SOURCE}" NAME_WE)
   set(compile "${CMAKE_COMMAND}" -D "DATABASE=${PROJECT_BINARY_DIR}/compile_commands.json"
-              -D "PROBE=probe_${probe}.cpp" -D "SOURCE=${source}")
+              -D "PROBE=${probe}" -D "SOURCE=${source}")
   set(script "${PROJECT_SOURCE_DIR}/cmake/compile_check.cmake")
   if(NOT TEST ${twin}_compiles)
     add_test(NAME ${twin}_compiles COMMAND ${compile} -P "${script}")
