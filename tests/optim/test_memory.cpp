@@ -132,3 +132,17 @@ TEST_CASE("where a task finds no memory it does not begin") {
   auto task = unlearner.begin_task({.steps = 2});
   task.abandon();
 }
+
+TEST_CASE("the sum of the retain gradient takes no memory beside the gradient and the task's own") {
+  const Tensor w = large_weight();
+  alkn::ALKN<> unlearner(std::vector<alkn::NamedParameter>{{"w", w}});
+  auto task = unlearner.begin_task({.steps = 2});
+  const Tensor factor = at::full({4096, 4096}, 0.25);
+  for (int batch = 0; batch < 2; ++batch) {
+    const Tensor loss = w.mul(factor).sum();
+    const LessMemory less(100 * kMebibyte);  // a gradient takes 64
+    task.accumulate_retain_gradient(loss);
+  }
+  unlearner.step();
+  task.end();
+}

@@ -172,7 +172,7 @@ class UnlearnerCore {
   Backend backend() const;
   void start_training();
   void rank_by_use();
-  [[nodiscard]] Tensor finished_retain_gradient(const ParameterState& p);
+  void finish_retain_gradient(ParameterState& p, const Tensor& kept) const;
   [[nodiscard]] at::ScalarType retain_dtype(const ParameterState& p) const;
   [[nodiscard]] at::ScalarType score_dtype(const ParameterState& p) const {
     return moment_dtype(p.param, settings_.localized.compact_state || base_.compact(p.group));

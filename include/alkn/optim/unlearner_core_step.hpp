@@ -252,31 +252,32 @@ inline void UnlearnerCore::start_training() {
   }
   base_.runner().reset();
   if (localized) {
-    std::vector<Tensor> retain;
-    for (ParameterState& p : parameters_) {
+    std::vector<Tensor> kept;
+    for (ParameterState& p : parameters_) {  // may lack the memory: nothing of G_r is changed here
       const auto options = p.param.options().requires_grad(false);
-      retain.push_back(finished_retain_gradient(p));
+      const at::ScalarType type = retain_dtype(p);
+      kept.push_back(type == p.retain.scalar_type() ? p.retain
+                                                    : arrays_.zeros(p.shape, options.dtype(type)));
       p.score = arrays_.zeros(p.shape, options.dtype(score_dtype(p)));
       p.mask = arrays_.zeros({num_mask_words(p.param.numel())}, options.dtype(at::kLong));
       p.eta = p.threshold;
     }
-    for (std::size_t i = 0; i < retain.size(); ++i) parameters_[i].retain = std::move(retain[i]);
     rank_by_use();
+    for (std::size_t i = 0; i < kept.size(); ++i) finish_retain_gradient(parameters_[i], kept[i]);
   }
   task_->training = true;
 }
 
 /// From the sum over batches to their mean, and for the score `ratio` to 1 / (|G_r| + mean|G_r| +
-/// 1e-30).
-inline Tensor UnlearnerCore::finished_retain_gradient(const ParameterState& p) {
-  Tensor kept = arrays_.zeros(p.shape, p.retain.options().dtype(retain_dtype(p)));
-  const Tensor count = at::scalar_tensor(static_cast<double>(task_->num_retain_batches));
-  if (settings_.localized.score == kernel::ScoreKind::ratio && kept.numel() > 0) {
-    const Tensor size = p.retain.div(count).abs_();
-    return kept.copy_(size.add(size.mean()).add_(1e-30).reciprocal_());
+/// 1e-30). In place; where it is kept in fewer bits, then into `kept`.
+inline void UnlearnerCore::finish_retain_gradient(ParameterState& p, const Tensor& kept) const {
+  if (task_->num_retain_batches > 1)
+    p.retain.div_(at::scalar_tensor(static_cast<double>(task_->num_retain_batches)));
+  if (settings_.localized.score == kernel::ScoreKind::ratio && p.retain.numel() > 0) {
+    p.retain.abs_();
+    p.retain.add_(p.retain.mean()).add_(1e-30).reciprocal_();
   }
-  if (kept.scalar_type() != p.retain.scalar_type()) return kept.copy_(p.retain.div(count));
-  return at::div_out(kept, p.retain, count);  // nothing of its size in between
+  if (!kept.is_same(p.retain)) p.retain = kept.copy_(p.retain);
 }
 
 /// How G_r is kept.

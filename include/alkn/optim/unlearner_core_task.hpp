@@ -134,8 +134,11 @@ inline void UnlearnerCore::accumulate_retain_gradient(const Tensor& loss) {
   const at::NoGradGuard no_grad;
   for (ParameterState& p : parameters_) {
     if (p.retain.defined()) continue;
+    const at::ScalarType type = state_dtype(p.param);
+    const auto options = p.param.options().dtype(type).requires_grad(false);
+    // where G_r stays as it is summed, among the task's arrays: no step has to copy it
     p.retain =
-        at::zeros(p.shape, p.param.options().dtype(state_dtype(p.param)).requires_grad(false));
+        retain_dtype(p) == type ? arrays_.zeros(p.shape, options) : at::zeros(p.shape, options);
   }
   for (std::size_t i = 0; i < owners.size(); ++i) {
     if (gradients[i].defined()) owners[i]->retain.add_(gradients[i]);
