@@ -196,6 +196,7 @@ inline std::vector<Pair> read_book(const fs::path& path) {
 /// A JSON list of texts or of objects with "text", or the same as JSON lines.
 inline std::vector<Pair> read_news(const fs::path& path) {
   std::vector<std::pair<Json, std::int64_t>> values;
+  std::string number_of = ", line ";
   const std::string text = read_text(path);
   const std::size_t first = text.find_first_not_of(" \t\r\n");
   if (first != std::string::npos && text[first] == '[') {
@@ -210,6 +211,7 @@ inline std::vector<Pair> read_news(const fs::path& path) {
                      '\n');
       data_error("a JSON list", "\"" + text.substr(first, 60) + "\"", at_line(path, line));
     }
+    number_of = ", entry ";
     for (std::size_t i = 0; i < list.size(); ++i) {
       values.emplace_back(std::move(list[i]), static_cast<std::int64_t>(i) + 1);
     }
@@ -218,8 +220,9 @@ inline std::vector<Pair> read_news(const fs::path& path) {
   }
   std::vector<Pair> parts;
   for (const auto& [value, number] : values) {
-    const std::string article = value.is_string() ? value.get<std::string>()
-                                                  : text_of(value, "text", at_line(path, number));
+    const std::string where = path.string() + number_of + std::to_string(number);
+    const std::string article =
+        value.is_string() ? value.get<std::string>() : text_of(value, "text", where);
     for (Pair& part : paragraphs(article)) {
       parts.push_back(std::move(part));
     }

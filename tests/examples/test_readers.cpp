@@ -207,6 +207,9 @@ TEST_CASE("MUSE News: lists and lines, one request a file", "[readers]") {
   folder.put("forget_1.json", "[\"a\",\n\n \"b");
   CHECK(error_of(settings_of({folder.path()}, 2), folder).find("(DIR/forget_1.json, line 3)") !=
         std::string::npos);
+  folder.put("forget_1.json", "[\"a\",\n\n 2]");
+  CHECK(error_of(settings_of({folder.path()}, 2), folder) ==
+        "continual: expected an object with the text \"text\", got 2 (DIR/forget_1.json, entry 2)");
   folder.put("forget_1.json", "[]");
   CHECK(error_of(settings_of({folder.path()}), folder) ==
         "continual: expected at least one text, got none (DIR/forget_1.json)");

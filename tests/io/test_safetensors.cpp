@@ -151,6 +151,10 @@ TEST_CASE("a reader made from the format's description finds every array", "[saf
   CHECK(plain_read(file, "double").offset_in_file % 8 == 0);
   CHECK(plain_read(file, "layer.weight").offset_in_file % 4 == 0);
   CHECK(plain_read(file, "bf16").offset_in_file % 2 == 0);
+  for (std::string name; name.size() < 8; name += 'n') {  // the data begin at a multiple of 8
+    alkn::io::save_safetensors(path, {{name, DType::f64, {3}, kDoubles.data(), 24}});
+    CHECK(plain_read(bytes_of(path), name).offset_in_file % 8 == 0);
+  }
 }
 
 TEST_CASE("our reader returns what was written", "[safetensors]") {
@@ -221,6 +225,21 @@ TEST_CASE("every damaged file is refused with its reason", "[safetensors]") {
                                      "")) ==
         name + R"(data_offsets of "a" that fit its shape, got )"
                R"({"data_offsets":[0,0],"dtype":"F64","shape":[4294967296,4294967296]})");
+  CHECK(error_of_file(path, raw_file(R"({"a":{"dtype":"F64","shape":[4294967296,4294967296],)"
+                                     R"("data_offsets":[1,0]}})",
+                                     "")) ==
+        name + R"(data_offsets of "a" that fit its shape, got )"
+               R"({"data_offsets":[1,0],"dtype":"F64","shape":[4294967296,4294967296]})");
+  CHECK(error_of_file(
+            path, raw_file(R"({"a":{"dtype":"U8","shape":[1.5],"data_offsets":[0,1]}})", "x")) ==
+        name + R"(dtype, shape and two data_offsets of "a", got )"
+               R"({"data_offsets":[0,1],"dtype":"U8","shape":[1.5]})");
+  CHECK(error_of_file(
+            path, raw_file(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1,1]}})", "x")) ==
+        name + R"(dtype, shape and two data_offsets of "a", got )"
+               R"({"data_offsets":[0,1,1],"dtype":"U8","shape":[1]})");
+  CHECK(error_of_file(path, raw_file(" {}", "")) ==
+        name + "a header that is a JSON object, got \" {}\"");
   const std::string one = R"("a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]})";
   CHECK(error_of_file(path, raw_file("{" + one + "," + one + "}", "xy")) ==
         name + R"(distinct names, got "a" twice)");
@@ -250,6 +269,15 @@ TEST_CASE("a single changed bit of the data is found", "[safetensors]") {
   }
   put(path, good);
   CHECK(SafetensorsFile(path).verify());
+
+  const std::vector<char> large((1 << 20) + 9);  // more than is read at a time
+  const auto size = static_cast<std::int64_t>(large.size());
+  alkn::io::save_safetensors(path, {{"x", DType::u8, {size}, large.data(), size}});
+  CHECK(SafetensorsFile(path).verify());
+  std::string bad = bytes_of(path);
+  bad.back() = 1;
+  put(path, bad);
+  CHECK_THROWS_AS(SafetensorsFile(path).verify(), std::runtime_error);
 }
 
 TEST_CASE("arrays that contradict themselves are not written", "[safetensors]") {
@@ -297,5 +325,23 @@ TEST_CASE("what cannot be written leaves nothing behind", "[safetensors]") {
   CHECK(error.find("alkn::io::AtomicFile: expected to write ") == 0);
   CHECK(error.find("File too large") != std::string::npos);
   CHECK(bytes_of(path) == "what was there before");
+  CHECK(folder.num_files() == 1);
+  const fs::path full = folder.file("folder");
+  fs::create_directories(full / "inner");
+  CHECK(error_of([&] { alkn::io::save_safetensors(full, sample()); }).find("expected to finish") !=
+        std::string::npos);
+  CHECK(folder.num_files() == 2);
+}
+
+TEST_CASE("two writers of one file do not meet: the last to finish stays", "[safetensors]") {
+  const Folder folder;
+  const fs::path path = folder.file("a");
+  alkn::io::AtomicFile first(path), second(path);
+  first.write("first");
+  second.write("second");
+  second.commit();
+  CHECK(bytes_of(path) == "second");
+  first.commit();
+  CHECK(bytes_of(path) == "first");
   CHECK(folder.num_files() == 1);
 }
