@@ -332,6 +332,13 @@ TEST_CASE("buffers are saved if they are passed") {
         "alkn::load_checkpoint: expected the unlearner that was saved, got differences: buffer "
         "\"mean\" has another shape or dtype in the file; buffer \"other\" is not in the file" +
             tail);
+  CHECK(error_of([&] {
+          static_cast<void>(alkn::load_checkpoint(folder / "run", method,
+                                                  {{"mean", at::zeros({1}).expand({3})}}));
+        }) ==
+        "alkn::load_checkpoint: expected the unlearner that was saved, got differences: buffer "
+        "\"mean\" has no memory for each entry" +
+            tail);
   CHECK(same_bits(everything(method), before));
 }
 
@@ -428,7 +435,7 @@ TEST_CASE("another method, base, objective, mask or option is listed, and nothin
   Model model;
   saved.check(alkn::TaskVector<>(model.params),
               "method is \"TaskVector\", in the file \"ALKN\"; objective is \"alkn::TokenNLL\", in "
-              "the file \"alkn::EntropicSoftLabels\"");
+              "the file \"alkn::EntropicSoftLabels\"; mask is \"none\", in the file \"localized\"");
   saved.check(alkn::ALKN<torch::optim::SGD>(model.params, {}, torch::optim::SGDOptions(0.1)),
               "base is \"torch::optim::SGD\", in the file \"alkn::AdamW\"");
   saved.check(
@@ -443,6 +450,10 @@ TEST_CASE("another method, base, objective, mask or option is listed, and nothin
   Masked first(model.params, with(true)), second(model.params, with(false));
   alkn::save_checkpoint(saved.path, first);
   saved.check(second, "the mask of parameter \"bias\" is another in the file");
+  saved.check(alkn::Unlearner<alkn::TokenNLL, alkn::NoMask, alkn::Keep>(model.params),
+              "mask is \"none\", in the file \"given\"");
+  saved.check(alkn::Unlearner<alkn::TokenNLL, alkn::GivenMask, alkn::Negate>(model.params),
+              "ending is \"negated\", in the file \"kept\"");
   Masked third(model.params, with(true));
   CHECK_FALSE(alkn::load_checkpoint(saved.path, third));
 }

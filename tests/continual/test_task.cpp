@@ -1,7 +1,11 @@
 // The protocol of a task: order, transaction, endings, report.
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/DefaultDtype.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/sgd.h>
 
@@ -955,4 +959,191 @@ TEST_CASE("five tasks in a row forget their requests and keep their history") {
   }
   CHECK(method.num_tasks() == 5);
   CHECK(method.state().empty());
+}
+
+TEST_CASE(
+    "a retain gradient is taken under NoGradGuard too, and from parameters as they were named") {
+  Model model;
+  alkn::ALKN<> method(model.params);
+  auto task = method.begin_task({.steps = 1});
+  const Tensor loss = model["weight"].sum();
+  {
+    const at::NoGradGuard no_grad;
+    task.accumulate_retain_gradient(loss);
+  }
+  const auto before = everything(method);
+  const Tensor bias = model["bias"].detach().clone();
+  model["bias"].set_data(at::ones({1}));
+  CHECK(error_of([&] {
+          task.accumulate_retain_gradient(model["weight"].sum().add(model["bias"].sum()));
+        }) ==
+        "alkn::ALKN: expected Float [6] on cpu as at construction, got Float [1] on cpu "
+        "(group 0, parameter \"bias\")");
+  model["bias"].set_data(bias);
+  CHECK(same_bits(everything(method), before));
+}
+
+TEST_CASE("G_r is a mean in fp32 whatever LibTorch's default type is") {
+  struct Default {
+    explicit Default(caffe2::TypeMeta type) { c10::set_default_dtype(type); }
+    ~Default() { c10::set_default_dtype(before); }
+    caffe2::TypeMeta before = c10::get_default_dtype();
+  };
+  const Tensor w = at::ones({16}).set_requires_grad(true);
+  alkn::ALKN<> method(std::vector<alkn::NamedParameter>{{"w", w}});
+  const Default other(caffe2::TypeMeta::Make<c10::BFloat16>());
+  auto task = method.begin_task({.steps = 1});
+  for (int i = 0; i < 257; ++i) task.accumulate_retain_gradient(w.sum());
+  w.mutable_grad() = at::ones({16}, at::kFloat);
+  method.step();
+  CHECK(core_of(method).parameters_[0].retain.eq(1).all().item<bool>());
+}
+
+TEST_CASE("the score `ratio` has the same bits for any number of threads") {
+  const int threads = at::get_num_threads();
+  for (std::uint64_t seed = 0; seed < 4; ++seed) {
+    at::Generator generator = at::detail::createCPUGenerator(seed);
+    const Tensor factor = at::randn({1000, 1001}, generator);
+    std::vector<Tensor> retains;
+    for (const int number : {1, 2, 4}) {
+      at::set_num_threads(number);
+      const Tensor w = at::ones({1000, 1001}).set_requires_grad(true);
+      alkn::ALKN<> method(std::vector<alkn::NamedParameter>{{"w", w}}, alkn::ALKNOptions::ratio());
+      auto task = method.begin_task({.steps = 1});
+      task.accumulate_retain_gradient(w.mul(factor).sum());
+      w.mutable_grad() = at::ones({1000, 1001});
+      method.step();
+      retains.push_back(core_of(method).parameters_[0].retain.clone());
+    }
+    at::set_num_threads(threads);
+    CHECK(same_bits(retains[1], retains[0]));
+    CHECK(same_bits(retains[2], retains[0]));
+    const Tensor size = factor.to(at::kDouble).abs();
+    CHECK(tiny::distance(retains[0], size.add(size.mean()).reciprocal()) < 1e-5);
+  }
+}
+
+TEST_CASE("frozen tensors take nobody's place in the modulation by tensor") {
+  std::vector<alkn::NamedParameter> params;
+  for (int i = 0; i < 8; ++i) {
+    params.push_back({"p" + std::to_string(i), tiny::wave({30}, i).set_requires_grad(i >= 4)});
+  }
+  alkn::ALKN<> method(params);
+  for (int number = 0; number < 2; ++number) {
+    auto task = method.begin_task({.steps = 2});
+    Tensor loss = at::zeros({});
+    for (int i = 4; i < 8; ++i) loss = loss.add(params[i].tensor.square().sum());
+    task.accumulate_retain_gradient(loss);
+    for (int i = 4; i < 8; ++i) params[i].tensor.mutable_grad() = tiny::wave({30}, i + number);
+    method.step();
+    if (number == 1) {
+      int slow = 0;
+      for (int i = 0; i < 8; ++i) {
+        const bool is_slow = core_of(method).parameters_[i].slow;
+        if (i < 4) CHECK_FALSE(is_slow);
+        slow += is_slow ? 1 : 0;
+      }
+      CHECK(slow == 2);
+    }
+    task.end();
+  }
+}
+
+TEST_CASE("a reference to a group's options is good across tasks") {
+  Model model;
+  alkn::TaskVector<> fused(model.params, alkn::TaskVectorOptions().lr_decay(0.5));
+  alkn::TaskVector<torch::optim::SGD> foreign(model.params, alkn::TaskVectorOptions().lr_decay(0.5),
+                                              torch::optim::SGDOptions(0.1));
+  const auto check = [&](auto& method) {
+    auto& options = method.param_groups()[0].options();
+    const double rate = options.get_lr();
+    for (int number = 0; number < 2; ++number) {
+      auto task = method.begin_task({.steps = 1});
+      CHECK(&method.param_groups()[0].options() == &options);
+      CHECK(options.get_lr() == rate * std::pow(0.5, number));
+      options.set_lr(0.003);
+      tiny::set_gradients(model.params, number);
+      method.step();
+      task.end();
+      CHECK(&method.param_groups()[0].options() == &options);
+      CHECK(options.get_lr() == rate);
+    }
+    method.begin_task({.steps = 1}).abandon();
+    CHECK(&method.param_groups()[0].options() == &options);
+  };
+  check(fused);
+  check(foreign);
+}
+
+TEST_CASE("tasks begin and end in inference mode as well") {
+  Model model;
+  alkn::TaskVector<> method(model.params);
+  const auto begin = [&] {
+    const c10::InferenceMode inference;
+    return method.begin_task({.steps = 1});
+  };
+  auto task = begin();
+  tiny::step(method, task, model);
+  const auto tuned = model.copies();
+  { const auto start = task.start_weights(); }
+  CHECK(same_bits(model.copies(), tuned));
+  {
+    const c10::InferenceMode inference;
+    task.end();
+  }
+  tiny::set_gradients(model.params, 1);
+  method.step();
+}
+
+TEST_CASE("a tensor without a gradient in the last step is reported as not trained") {
+  Model model;
+  alkn::TaskVector<> method(model.params);
+  auto task = method.begin_task({.steps = 2});
+  tiny::step(method, task, model);
+  method.zero_grad();
+  model["bias"].mutable_grad() = at::ones({6});
+  method.step();
+  CHECK(method.last_tensors()[2].fraction_trained == 1);
+  CHECK(method.last_tensors()[3].fraction_trained == 0);
+  const auto report = task.end();
+  CHECK(report.tensors[2].fraction_trained == 1);
+  CHECK(report.tensors[0].fraction_trained == 0);
+}
+
+TEST_CASE("a master takes over what the user wrote, to the sign of zero, wherever it lies") {
+  Tensor w = at::zeros({64}, at::kBFloat16).set_requires_grad(true);
+  alkn::TaskVector<> method(std::vector<alkn::NamedParameter>{{"w", w}}, {},
+                            alkn::AdamWOptions(0.01).weight_decay(0));
+  method.begin_task({.steps = 1}).abandon();  // makes the master
+  {
+    const at::NoGradGuard no_grad;
+    w.neg_();
+  }
+  const Tensor negative = w.detach().clone();
+  method.begin_task({.steps = 1}).abandon();
+  CHECK(same_bits(w.detach(), negative));
+
+  for (int trial = 0; trial < 50; ++trial) {  // now and then at the address of before
+    w.set_data(at::full({64}, 1, at::kBFloat16));
+    w.mutable_grad() = at::zeros({64}, at::kBFloat16);
+    method.step();
+    w.set_data(at::full({64}, 2, at::kBFloat16));
+    w.set_data(at::full({64}, 5, at::kBFloat16));
+    method.step();
+    REQUIRE(w[0].item<double>() == 5);
+  }
+}
+
+TEST_CASE("a group that cannot be added is not") {
+  Model model;
+  const Tensor extra = at::ones({20}).set_requires_grad(true);
+  const Tensor more = at::ones({20}).set_requires_grad(true);
+  alkn::TaskVector<> method(model.params);
+  method.add_param_group(torch::optim::OptimizerParamGroup(
+      std::vector<Tensor>{extra}, std::make_unique<alkn::AdamWOptions>(0.1)));
+  const std::vector<alkn::NamedParameter> named{{"more", more}};
+  CHECK(error_of([&] { method.add_named_parameters(named, alkn::AdamWOptions(0.1)); }) ==
+        "alkn::TaskVector: expected the parameters that were named, got one without a name; use "
+        "add_named_parameters (group 1, position 0)");
+  CHECK(method.param_groups().size() == 2);
 }

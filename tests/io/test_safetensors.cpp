@@ -345,3 +345,16 @@ TEST_CASE("two writers of one file do not meet: the last to finish stays", "[saf
   CHECK(bytes_of(path) == "first");
   CHECK(folder.num_files() == 1);
 }
+
+TEST_CASE("a file that is replaced keeps its mode, and a link its target", "[safetensors]") {
+  const Folder folder;
+  const fs::path path = folder.file("a"), link = folder.file("link");
+  put(path, "before");
+  fs::permissions(path, fs::perms::owner_read | fs::perms::owner_write);
+  fs::create_symlink("a", link);
+  alkn::io::write_file(link, "after");
+  CHECK(fs::is_symlink(link));
+  CHECK(bytes_of(path) == "after");
+  CHECK(fs::status(path).permissions() == (fs::perms::owner_read | fs::perms::owner_write));
+  CHECK(folder.num_files() == 2);
+}

@@ -213,6 +213,20 @@ TEST_CASE("one entry that is not finite is found, wherever it is") {
   }
 }
 
+TEST_CASE("a sum is right, and the same for any number of threads") {
+  Numbers numbers(8);
+  for (const std::int64_t size : {0, 1, 15, 17, 65536, 65537, 300001}) {
+    std::vector<float> x(static_cast<std::size_t>(size));
+    long double exact = 0;
+    for (float& v : x) exact += static_cast<long double>(v = numbers.normal(1.0F) + 0.5F);
+    Threads two{2}, three{3};
+    const double one = sum(x.data(), size, ParallelFor::serial());
+    CHECK(one == Approx(static_cast<double>(exact)).epsilon(1e-13).margin(1e-13));
+    CHECK(sum(x.data(), size, ParallelFor(two, 2)) == one);
+    CHECK(sum(x.data(), size, ParallelFor(three, 3)) == one);
+  }
+}
+
 TEST_CASE("masks are united, counted and compared, with every instruction set") {
   Threads pool{3};
   const ParallelFor parallel(pool, 3);

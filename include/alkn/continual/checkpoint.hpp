@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Type.h>
@@ -47,8 +48,12 @@ nlohmann::json method_header(const Method& unlearner) {
   std::map<std::string, std::string> options;
   auto copy = unlearner.method_options();
   copy.visit(OptionTexts{options});
+  constexpr const char* kMasks[] = {"none", "given", "localized"};
+  static_assert(static_cast<int>(kernel::MaskKind::localized) == 2);
   return {{"method", Method::method_name()},
           {"objective", c10::demangle(typeid(typename Method::ObjectiveType).name())},
+          {"mask", kMasks[static_cast<int>(Method::kMaskKind)]},
+          {"ending", Method::kNegates ? "negated" : "kept"},
           {"base", c10::demangle(typeid(typename Method::BaseType).name())},
           {"options", options}};
 }
@@ -95,11 +100,10 @@ inline std::map<std::string, Tensor> read_checkpoint(const std::filesystem::path
 inline std::vector<std::string> header_differences(const nlohmann::json& mine,
                                                    const nlohmann::json& file) {
   std::vector<std::string> found;
-  for (const char* key : {"method", "objective", "base"}) {
-    if (mine.at(key) != file.at(key)) {
-      found.push_back(
-          fmt::format("{} is {}, in the file {}", key, mine.at(key).dump(), file.at(key).dump()));
-    }
+  for (const char* key : {"method", "objective", "mask", "ending", "base"}) {
+    const std::string own = mine.at(key), saved = file.value(key, "");
+    if (own != saved)
+      found.push_back(fmt::format("{} is \"{}\", in the file \"{}\"", key, own, saved));
   }
   if (!found.empty()) return found;
   for (const auto& [name, value] : mine.at("options").items()) {
@@ -164,6 +168,8 @@ template <class Method>
              found->second.scalar_type() != buffer.scalar_type()) {
       differences.push_back(
           fmt::format("buffer \"{}\" has another shape or dtype in the file", name));
+    } else if (at::has_internal_overlap(buffer) == at::MemOverlap::Yes) {
+      differences.push_back(fmt::format("buffer \"{}\" has no memory for each entry", name));
     }
   }
   TORCH_CHECK(differences.empty(),

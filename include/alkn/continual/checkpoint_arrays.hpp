@@ -133,9 +133,12 @@ class CheckpointArrays {
       for (const auto& [kind, member] : kTensors) {
         const auto found = arrays.find(kind + p.name);
         const bool host = member == &ParameterState::start && core_.settings_.start_on_host;
-        p.*member = found == arrays.end()
-                        ? Tensor()
-                        : found->second.to(host ? at::Device(at::kCPU) : p.device);
+        if (found == arrays.end())
+          p.*member = Tensor();
+        else if (host)
+          p.*member = p.device.is_cuda() ? pinned_copy(found->second) : found->second;
+        else
+          p.*member = found->second.to(p.device);
       }
       p.threshold = (flags[i] & 1) != 0 ? std::optional(threshold[i]) : std::nullopt;
       p.eta = (flags[i] & 2) != 0 ? std::optional(eta[i]) : std::nullopt;
@@ -178,7 +181,7 @@ class CheckpointArrays {
     auto& groups = optimizer().param_groups();
     for (std::size_t g = 0; g < groups.size(); ++g) {
       auto now = groups[g].options().clone();
-      groups[g].set_options(std::move(task.options_before[g]));
+      core_.put_options(groups[g], *task.options_before[g]);
       task.options_before[g] = std::move(now);
     }
   }

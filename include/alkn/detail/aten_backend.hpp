@@ -8,6 +8,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/ones_like.h>
+#include <ATen/ops/sub.h>
 #include <ATen/ops/topk.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
@@ -177,10 +178,13 @@ inline kernel::StepResult aten_step(std::vector<StepSlot>& slots, const kernel::
   return result;
 }
 
-/// out = start - lambda (tuned - start), the negation of a task (section 7).
+/// out = start - lambda (tuned - start), the negation of a task (section 7); in place.
 inline void aten_negate(const Tensor& out, const Tensor& tuned, const Tensor& start,
                         double lambda) {
-  out.copy_(start.sub(tuned.sub(start), lambda));
+  Tensor result = out;
+  if (!out.is_same(tuned)) result.copy_(tuned);
+  result.sub_(start);
+  at::sub_out(result, start, result, lambda);
 }
 
 }  // namespace alkn::detail

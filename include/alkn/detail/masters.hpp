@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/where.h>
+#include <c10/core/Storage.h>
 #include <alkn/detail/backend.hpp>
 
 #include <cstdint>
@@ -23,13 +24,14 @@ class Masters {
     const auto version = param._version();
     if (!entry.values.defined() || entry.values.sizes() != param.sizes() ||
         entry.values.device() != param.device()) {
-      entry = {param.detach().to(at::kFloat, false, true, at::MemoryFormat::Contiguous), version,
-               param.const_data_ptr()};
-    } else if (entry.version != version || entry.data != param.const_data_ptr()) {
-      const Tensor same = entry.values.to(param.scalar_type()).eq(param.detach());
-      entry.values.copy_(at::where(same, entry.values, param.detach().to(at::kFloat)));
-      entry.version = version;
-      entry.data = param.const_data_ptr();
+      entry.values = param.detach().to(at::kFloat, false, true, at::MemoryFormat::Contiguous);
+      entry.note(param);
+    } else if (entry.version != version || !entry.is_at(param)) {
+      const Tensor now = param.detach();  // by bits: -0 is another value than 0
+      const Tensor same =
+          entry.values.to(now.scalar_type()).view(at::kShort).eq(now.view(at::kShort));
+      entry.values.copy_(at::where(same, entry.values, now.to(at::kFloat)));
+      entry.note(param);
     }
     return entry.values;
   }
@@ -43,7 +45,7 @@ class Masters {
   /// Takes over a master, [shape] fp32 contiguous. Where it does not round to the parameter, the
   /// parameter counts: see get().
   void adopt(const Tensor& param, const Tensor& values) {
-    entries_[param.unsafeGetTensorImpl()] = {values, -1, nullptr};
+    entries_[param.unsafeGetTensorImpl()] = {.values = values};
   }
 
   /// To be called when parameter and master agree: after a step, or after both were restored.
@@ -51,15 +53,28 @@ class Masters {
     if (!is_low_precision(param)) return;
     const auto found = entries_.find(param.unsafeGetTensorImpl());
     if (found == entries_.end()) return;
-    found->second.version = param._version();
-    found->second.data = param.const_data_ptr();
+    found->second.note(param);
   }
 
  private:
   struct Entry {
     Tensor values;
-    std::int64_t version = 0;
-    const void* data = nullptr;  ///< set_data puts other values in place without another version
+    std::int64_t version = -1;  ///< of the parameter, when it and its master agreed last
+    // set_data puts other values in place without another version. The storage is held: a new one
+    // cannot get its address.
+    c10::Storage storage = {};
+    const void* data = nullptr;
+
+    [[nodiscard]] bool is_at(const Tensor& param) const {
+      return data == param.const_data_ptr() &&
+             storage.unsafeGetStorageImpl() == param.storage().unsafeGetStorageImpl();
+    }
+    void note(const Tensor& param) {
+      version = param._version();
+      if (is_at(param)) return;
+      storage = param.storage();
+      data = param.const_data_ptr();
+    }
   };
   std::unordered_map<const void*, Entry> entries_;
   Tensor none_;

@@ -21,12 +21,12 @@ namespace alkn::io {
 ///
 /// Bytes go to a temporary file in the same folder; `commit()` flushes it to the disk (fsync) and
 /// renames it over `path`. Going out of scope before that, also by an exception, removes the
-/// temporary file and leaves whatever was at `path` as it was.
-/// Throws std::runtime_error with the path and the system's reason: unwritable folder, full disk.
-/// POSIX only.
+/// temporary file and leaves whatever was at `path` as it was. A file that is replaced hands its
+/// mode on; where `path` is a link, what it leads to is replaced. Throws std::runtime_error with
+/// the path and the system's reason: unwritable folder, full disk. POSIX only.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  explicit AtomicFile(std::filesystem::path path) : path_(target_of(std::move(path))) {
     // Distinct for every process and every file of it, so that two writers never share one.
     static std::atomic<unsigned> counter{0};
     temporary_ = path_;
@@ -35,6 +35,10 @@ class AtomicFile {
     descriptor_ = ::open(temporary_.c_str(), O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, kMode);
     if (descriptor_ < 0) {
       fail("a writable folder for");
+    }
+    struct ::stat there {};
+    if (::stat(path_.c_str(), &there) == 0 && S_ISREG(there.st_mode)) {
+      static_cast<void>(::fchmod(descriptor_, there.st_mode & 07777U));  // best effort
     }
   }
 
@@ -79,6 +83,14 @@ class AtomicFile {
   }
 
  private:
+  /// Where a link leads: the file is replaced, not the link.
+  static std::filesystem::path target_of(std::filesystem::path path) {
+    std::error_code error;
+    if (!std::filesystem::is_symlink(path, error)) return path;
+    std::filesystem::path target = std::filesystem::canonical(path, error);
+    return error ? path : target;
+  }
+
   [[noreturn]] void fail(const std::string& expected, int reason = errno) {
     discard();
     throw std::runtime_error("alkn::io::AtomicFile: expected " + expected + " " + path_.string() +

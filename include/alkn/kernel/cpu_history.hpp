@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <stdexcept>
+#include <vector>
 
 #include <alkn/kernel/parallel.hpp>
 #include <alkn/kernel/simd.hpp>
@@ -54,6 +55,24 @@ inline bool all_finite(const float* values, std::int64_t size, const ParallelFor
     if (!std::isfinite(k.fold(lanes))) finite.store(false, std::memory_order_relaxed);
   });
   return finite.load();
+}
+
+/// The sum of values[size] in double: of chunk after chunk, each by 16 sums of every 16th element.
+/// The same bits for any number of threads. Cost: 4 bytes an element.
+inline double sum(const float* values, std::int64_t size, const ParallelFor& parallel) {
+  std::vector<double> sums(static_cast<std::size_t>((size + tuning::kChunk - 1) / tuning::kChunk));
+  detail::for_chunks(size, parallel, [&](std::int64_t begin, std::int64_t count) {
+    constexpr std::int64_t kLanes = 16;
+    double lanes[kLanes] = {};
+    for (std::int64_t i = 0; i < count; ++i) {
+      lanes[i % kLanes] += static_cast<double>(values[begin + i]);
+    }
+    double& sum = sums[static_cast<std::size_t>(begin / tuning::kChunk)];
+    for (const double lane : lanes) sum += lane;
+  });
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
 }
 
 /// param = start - lambda (param - start), the difference rounded once, the rest a fused

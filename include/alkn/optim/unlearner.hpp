@@ -71,6 +71,8 @@ struct ForeignState {
   std::function<OptimizerState(const std::vector<torch::optim::OptimizerParamGroup>&)> fresh;
   /// Throws for options of another class, or out of range.
   std::function<void(const torch::optim::OptimizerOptions&, const std::string& where)> check;
+  std::function<void(torch::optim::OptimizerOptions& to, const torch::optim::OptimizerOptions&)>
+      assign;
 };
 
 /// The way of checkpoints and tests into an Unlearner.
@@ -335,6 +337,10 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
                           ")");
         detail::check_base_options(method_name(), *known, where);
       };
+      foreign_.assign = [](torch::optim::OptimizerOptions& to,
+                           const torch::optim::OptimizerOptions& from) {
+        static_cast<BaseOptions&>(to) = static_cast<const BaseOptions&>(from);
+      };
       check_options();
     }
     core_ = std::make_shared<detail::UnlearnerCore>(static_cast<detail::BaseAdapter&>(*this),
@@ -422,6 +428,13 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
       for (std::size_t g = 0; g < this->param_groups_.size(); ++g)
         foreign_.check(this->param_groups_[g].options(), fmt::format("group {}", g));
     }
+  }
+  void assign_options(torch::optim::OptimizerOptions& to,
+                      const torch::optim::OptimizerOptions& from) override {
+    if constexpr (kFused)
+      static_cast<AdamWOptions&>(to) = static_cast<const AdamWOptions&>(from);
+    else
+      foreign_.assign(to, from);
   }
   detail::OptimizerState fresh_state() override {
     if constexpr (kFused)

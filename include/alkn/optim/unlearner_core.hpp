@@ -66,6 +66,9 @@ class BaseAdapter {
   virtual void base_step() = 0;
   /// Throws for a group option that is out of range.
   virtual void check_options() = 0;
+  /// to = from, both of the base's class of options
+  virtual void assign_options(torch::optim::OptimizerOptions& to,
+                              const torch::optim::OptimizerOptions& from) = 0;
   /// What the base's constructor makes of the groups as they are: nothing, or what Adagrad cannot
   /// step without.
   virtual OptimizerState fresh_state() = 0;
@@ -156,6 +159,9 @@ class UnlearnerCore {
   [[nodiscard]] double task_lambda() const;
   /// The running task; throws unless it is the one numbered `serial`.
   TaskState& task(std::int64_t serial, const char* call);
+  /// Gives a group the values of options, in the object that it has: the user may hold a reference.
+  void put_options(torch::optim::OptimizerParamGroup& group,
+                   const torch::optim::OptimizerOptions& values);
 
   BaseAdapter& base_;
   MethodSettings settings_;
@@ -181,12 +187,15 @@ class UnlearnerCore {
   void fill_slot(std::size_t position);
   kernel::StepArgs step_args();
   std::int64_t num_trained(const ParameterState& p, const StepSlot& slot) const;
+  void hold_for_modulation();
   void foreign_step();
   void take_results(const kernel::StepResult& result);
   void advance();
   void apply_lambda(double lambda, const std::vector<Tensor>& tuned);
   TaskReport report(double lambda, bool reduced) const;
-  void close(bool keep_state);
+  void reserve_exchange();
+  Tensor exchange_space(const ParameterState& p) const;
+  void close(OptimizerState state);
   /// The base's state as if no step had been taken, of the masters where the model is of low
   /// precision.
   OptimizerState fresh_state();
@@ -200,6 +209,7 @@ class UnlearnerCore {
   std::vector<char> stepped_;      ///< the parameters that had a gradient in the last step
   bool pending_ = false;           ///< the results of the last step are still to come
   std::vector<Tensor> gradients_;  ///< g' of low-precision parameters, for SwapMasters
+  std::vector<Tensor> old_;        ///< what a foreign base's step starts from, for the modulation
 };
 
 }  // namespace alkn::detail

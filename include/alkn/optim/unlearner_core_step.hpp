@@ -3,13 +3,11 @@
 #pragma once
 
 #include <ATen/MemoryOverlap.h>
-#include <ATen/ops/div.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/where.h>
 #include <alkn/optim/unlearner_core.hpp>
 
 #include <algorithm>
-#include <numeric>
 #include <unordered_map>
 #include <utility>
 
@@ -184,6 +182,7 @@ inline void UnlearnerCore::task_step(StepMode mode) {
   slots_.resize(parameters_.size());
   for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(i);
   const kernel::StepArgs args = step_args();
+  if (!base_.fused()) hold_for_modulation();
   kernel::StepResult result = base_.fused() ? base_.fused_step(slots_, args, backend(), mode)
                                             : base_.runner().run(slots_, args, backend());
   stepped_.resize(slots_.size());
@@ -197,6 +196,7 @@ inline void UnlearnerCore::task_step(StepMode mode) {
     if (pending_) result = base_.runner().settle(slots_);
     pending_ = false;
     if (!result.skipped) foreign_step();
+    old_.clear();
   }
   advance();
   if (!pending_) take_results(result);
@@ -216,7 +216,10 @@ inline void UnlearnerCore::take_results(const kernel::StepResult& result) {
   double on = 0, all = 0;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     ParameterState& p = parameters_[i];
-    if (stepped_[i] == 0) continue;
+    if (stepped_[i] == 0) {
+      p.num_unmasked = 0;
+      continue;
+    }
     if (!result.skipped) {
       p.num_unmasked = num_trained(p, slots_[i]);
       if (slots_[i].learns_threshold) p.eta = slots_[i].threshold;  // only where one was due
@@ -237,6 +240,13 @@ inline bool all_finite(const Tensor& t) {
   if (!t.is_cpu() || t.scalar_type() != at::kFloat || !t.is_contiguous())
     return t.isfinite().all().item<bool>();
   return kernel::all_finite(t.const_data_ptr<float>(), t.numel(), aten_parallel());
+}
+
+/// The mean of all entries, 0-dim. On the CPU the same bits for any number of threads.
+inline Tensor mean_of(const Tensor& t) {
+  if (!t.is_cpu() || t.scalar_type() != at::kFloat || !t.is_contiguous()) return t.mean();
+  const double sum = kernel::sum(t.const_data_ptr<float>(), t.numel(), aten_parallel());
+  return at::scalar_tensor(sum / static_cast<double>(t.numel()), at::kDouble);
 }
 
 /// Before the first step: finishes G_r, creates score and mask, ranks tensors for the modulation.
@@ -272,10 +282,10 @@ inline void UnlearnerCore::start_training() {
 /// 1e-30). In place; where it is kept in fewer bits, then into `kept`.
 inline void UnlearnerCore::finish_retain_gradient(ParameterState& p, const Tensor& kept) const {
   if (task_->num_retain_batches > 1)
-    p.retain.div_(at::scalar_tensor(static_cast<double>(task_->num_retain_batches)));
+    p.retain.div_(at::scalar_tensor(static_cast<double>(task_->num_retain_batches), at::kDouble));
   if (settings_.localized.score == kernel::ScoreKind::ratio && p.retain.numel() > 0) {
     p.retain.abs_();
-    p.retain.add_(p.retain.mean()).add_(1e-30).reciprocal_();
+    p.retain.add_(mean_of(p.retain)).add_(1e-30).reciprocal_();
   }
   if (!kept.is_same(p.retain)) p.retain = kept.copy_(p.retain);
 }
@@ -289,7 +299,7 @@ inline at::ScalarType UnlearnerCore::retain_dtype(const ParameterState& p) const
 }
 
 /// Modulation by tensor (section 5): ranked by share of entries in M, ties in parameter order; the
-/// lower half keeps its learning rate.
+/// lower half keeps its learning rate. Frozen tensors have no place among them.
 inline void UnlearnerCore::rank_by_use() {
   if (settings_.localized.modulation != Modulation::tensor || num_tasks_ == 0) return;
   std::vector<double> share;
@@ -297,8 +307,10 @@ inline void UnlearnerCore::rank_by_use() {
     const auto size = static_cast<double>(std::max<std::int64_t>(1, p.param.numel()));
     share.push_back(static_cast<double>(count_bits(p.used)) / size);
   }
-  std::vector<std::size_t> order(share.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::vector<std::size_t> order;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (parameters_[i].param.requires_grad()) order.push_back(i);
+  }
   std::ranges::stable_sort(order, {}, [&](std::size_t i) { return share[i]; });
   for (std::size_t rank = 0; rank < order.size(); ++rank) {
     parameters_[order[rank]].slow = rank >= order.size() / 2;
@@ -364,27 +376,33 @@ inline kernel::StepArgs UnlearnerCore::step_args() {
   return args;
 }
 
+/// Copies what a foreign base's step will displace by less than it wants to.
+inline void UnlearnerCore::hold_for_modulation() {
+  const auto& localized = settings_.localized;
+  const bool later = settings_.mask == kernel::MaskKind::localized && num_tasks_ > 0;
+  old_.assign(parameters_.size(), Tensor());
+  for (std::size_t i = 0; later && i < parameters_.size(); ++i) {
+    const ParameterState& p = parameters_[i];
+    const bool by_entry = localized.modulation == Modulation::parameter && p.used.defined();
+    if (p.param.grad().defined() && (p.slow || by_entry)) old_[i] = live(p).clone();
+  }
+}
+
 /// The base's own step on g', on masters where the model is of low precision; then the modulation
 /// as a factor on the displacement, theta = old + f (new - old).
 inline void UnlearnerCore::foreign_step() {
   const auto& localized = settings_.localized;
-  const bool later = settings_.mask == kernel::MaskKind::localized && num_tasks_ > 0;
   gradients_.clear();
-  std::vector<Tensor> old(parameters_.size());
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    ParameterState& p = parameters_[i];
-    gradients_.push_back(p.masked_grad);
-    const bool by_entry = localized.modulation == Modulation::parameter && p.used.defined();
-    if (later && p.param.grad().defined() && (p.slow || by_entry)) old[i] = live(p).clone();
-  }
+  for (const ParameterState& p : parameters_) gradients_.push_back(p.masked_grad);
   SwapMasters swap(&base_.optimizer(), base_.masters(), gradients_);
   base_.base_step();
   std::size_t i = 0;
   for (auto& group : base_.optimizer().param_groups()) {
     for (Tensor& stepped : group.params()) {
       const std::size_t index = i++;
-      if (!old[index].defined()) continue;
-      const Tensor scaled = old[index].add(stepped.sub(old[index]), localized.low_lr_ratio);
+      const Tensor old = std::exchange(old_[index], Tensor());
+      if (!old.defined()) continue;
+      const Tensor scaled = old.add(stepped.sub(old), localized.low_lr_ratio);
       const Tensor where = parameters_[index].slow
                                ? Tensor()
                                : unpack_bits(parameters_[index].used, parameters_[index].shape);

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <ATen/ops/empty.h>
+#include <c10/core/InferenceMode.h>
 #include <alkn/optim/unlearner_core.hpp>
 
+#include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <typeinfo>
 #include <utility>
 
 namespace alkn::detail {
@@ -22,6 +24,7 @@ inline void UnlearnerCore::add_parameters(const std::vector<NamedParameter>& par
                                           std::unique_ptr<torch::optim::OptimizerOptions> options) {
   TORCH_CHECK(num_tasks_ == 0 && !task_, "alkn::", settings_.owner,
               ": expected new parameters before the first task, got them after it began");
+  check_parameters(false);
   std::vector<NamedParameter> all;
   for (const ParameterState& p : parameters_) all.push_back({p.name, p.param});
   all.insert(all.end(), params.begin(), params.end());
@@ -40,9 +43,25 @@ inline void UnlearnerCore::add_parameters(const std::vector<NamedParameter>& par
   if (!options) options = optimizer.defaults().clone();
   optimizer.add_param_group(
       torch::optim::OptimizerParamGroup(std::move(tensors), std::move(options)));
-  match_parameters(params);
-  take_given_masks();
-  for (auto& [param, state] : fresh_state()) optimizer.state().emplace(param, std::move(state));
+  std::vector<ParameterState> before = parameters_;
+  try {
+    match_parameters(params);
+    take_given_masks();
+    for (auto& [param, state] : fresh_state()) optimizer.state().emplace(param, std::move(state));
+  } catch (...) {
+    parameters_ = std::move(before);
+    optimizer.param_groups().pop_back();
+    throw;
+  }
+}
+
+inline void UnlearnerCore::put_options(torch::optim::OptimizerParamGroup& group,
+                                       const torch::optim::OptimizerOptions& values) {
+  torch::optim::OptimizerOptions& own = group.options();
+  if (typeid(own) == typeid(values))
+    base_.assign_options(own, values);
+  else  // somebody has set others
+    group.set_options(values.clone());
 }
 
 /// Bytes of what a task keeps: theta_{t-1}, G_r, score and mask. @param cpu what lies in an arena
@@ -71,6 +90,7 @@ inline Tensor pinned_copy(const Tensor& values) {
 /// lr_decay^t.
 /// @return the serial number of the task
 inline std::int64_t UnlearnerCore::begin_task(const TaskOptions& options) {
+  const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   TORCH_CHECK(!task_, "alkn::", settings_.owner,
               ": expected end() or abandon() before the next begin_task, ",
@@ -115,6 +135,7 @@ inline void UnlearnerCore::remember(std::int64_t id, Tensor values, std::int64_t
 /// Adds the gradient of one batch's retain loss to the running sum of G_r. The parameters' own
 /// gradients are not touched.
 inline void UnlearnerCore::accumulate_retain_gradient(const Tensor& loss) {
+  check_parameters(false);
   TORCH_CHECK_VALUE(
       loss.defined() && loss.numel() == 1 && loss.requires_grad(), "alkn::", settings_.owner,
       ": expected a scalar retain loss that depends on the parameters, got ",
@@ -129,8 +150,10 @@ inline void UnlearnerCore::accumulate_retain_gradient(const Tensor& loss) {
     owners.push_back(&p);
   }
   std::vector<Tensor> gradients;
-  if (!inputs.empty())
+  if (!inputs.empty()) {
+    const at::AutoGradMode with_graph(true);
     gradients = torch::autograd::grad({loss.reshape({})}, inputs, {}, std::nullopt, false, true);
+  }
   const at::NoGradGuard no_grad;
   for (ParameterState& p : parameters_) {
     if (p.retain.defined()) continue;
@@ -146,24 +169,50 @@ inline void UnlearnerCore::accumulate_retain_gradient(const Tensor& loss) {
   task_->num_retain_batches += 1;
 }
 
+/// All the memory that swap_start takes to swap in and, in a destructor, to swap back.
+inline void UnlearnerCore::reserve_exchange() {
+  for (const ParameterState& p : parameters_) {
+    if (base_.masters().get(p.param).defined()) continue;
+    const auto options = p.param.options().requires_grad(false);
+    const auto fits = [&](const Tensor& t) {
+      return t.dtype() == options.dtype() && t.device() == options.device();
+    };
+    const auto found = std::ranges::find_if(task_->exchange, fits);
+    if (found == task_->exchange.end())
+      task_->exchange.push_back(at::empty({p.param.numel()}, options));
+    else if (found->numel() < p.param.numel())
+      *found = at::empty({p.param.numel()}, options);
+  }
+}
+
+inline Tensor UnlearnerCore::exchange_space(const ParameterState& p) const {
+  const auto found = std::ranges::find_if(task_->exchange, [&](const Tensor& t) {
+    return t.scalar_type() == p.dtype && t.device() == p.device;
+  });
+  return found->narrow(0, 0, p.param.numel()).view(p.shape);
+}
+
 /// Exchanges the model's weights with those of the start of the task. Low-precision parameters take
 /// the rounded start; their masters keep the fine-tuned values.
 inline void UnlearnerCore::swap_start(bool in) {
   const at::NoGradGuard no_grad;
   if (!task_ || task_->swapped == in) return;
+  const bool differs = holds_start();  // else it is before the first step: the model has these
+  if (in && differs) reserve_exchange();
   for (ParameterState& p : parameters_) {
-    if (!holds_start()) break;  // before the first step the model has these weights
-    const Tensor master = base_.masters().get(p.param);
+    if (!differs) break;
+    const Tensor master = base_.masters().find(p.param);
     if (master.defined()) {
       p.param.copy_(in ? p.start : master);
       base_.masters().agree(p.param);
     } else {
-      const Tensor current = p.param.clone();
+      const Tensor current = exchange_space(p).copy_(p.param);
       p.param.copy_(p.start);
       p.start.copy_(current);
     }
   }
   task_->swapped = in;
+  if (!in) task_->exchange.clear();
 }
 
 inline double UnlearnerCore::task_lambda() const {
@@ -173,13 +222,14 @@ inline double UnlearnerCore::task_lambda() const {
 /// theta = start - lambda (tuned - start) for every parameter; `tuned` holds the fine-tuned
 /// weights.
 inline void UnlearnerCore::apply_lambda(double lambda, const std::vector<Tensor>& tuned) {
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+  std::vector<Tensor> out;
+  for (const ParameterState& p : parameters_) out.push_back(live(p));
+  const Backend how = backend();
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {  // takes no memory any more
     ParameterState& p = parameters_[i];
-    const Tensor out = live(p);
-    const Tensor from = tuned.empty() ? out : tuned[i];
-    base_.runner().negate(out, from, p.start, lambda, backend());
+    base_.runner().negate(out[i], tuned.empty() ? out[i] : tuned[i], p.start, lambda, how);
     if (is_low_precision(p.param)) {
-      p.param.copy_(out);
+      p.param.copy_(out[i]);
       base_.masters().agree(p.param);
     }
   }
@@ -227,6 +277,7 @@ inline void UnlearnerCore::check_end() const {
 
 /// Commits the task: negation by `lambda`, union of the masks, thresholds.
 inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
+  const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   settle();
   check_end();
@@ -241,6 +292,7 @@ inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
       unions[i] = p.used.defined() ? p.used.bitwise_or(p.mask) : p.mask.clone();
     }
   }
+  OptimizerState state = fresh_state();
   if (settings_.negates) apply_lambda(lambda, {});
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     ParameterState& p = parameters_[i];
@@ -248,7 +300,7 @@ inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
     if (!p.threshold) p.threshold = p.eta;
   }
   num_tasks_ += 1;
-  close(false);
+  close(std::move(state));
   return result;
 }
 
@@ -317,24 +369,26 @@ inline void UnlearnerCore::abandon(bool must_restore) {
               ": expected held weights to go back to, got none after ", task_->done,
               " steps; construct with rollback(true) to be able to abandon");
   if (holds_start()) {
-    for (ParameterState& p : parameters_) {
-      live(p).copy_(p.start);
+    std::vector<Tensor> out;
+    for (const ParameterState& p : parameters_) out.push_back(live(p));
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      const ParameterState& p = parameters_[i];
+      out[i].copy_(p.start);
       if (is_low_precision(p.param)) {
         p.param.copy_(p.start);
         base_.masters().agree(p.param);
       }
     }
   }
-  close(true);
+  close(std::move(task_->state_before));
 }
 
-/// Drops what belonged to the task; the options return, and the moments of before if `keep_state`.
-inline void UnlearnerCore::close(bool keep_state) {
+/// Drops what belonged to the task; the options return, and the base's state becomes `state`.
+inline void UnlearnerCore::close(OptimizerState state) {
   auto& optimizer = base_.optimizer();
   auto& groups = optimizer.param_groups();
-  OptimizerState state = keep_state ? std::move(task_->state_before) : fresh_state();
   for (std::size_t g = 0; g < groups.size() && g < task_->options_before.size(); ++g) {
-    groups[g].set_options(std::move(task_->options_before[g]));
+    put_options(groups[g], *task_->options_before[g]);
   }
   optimizer.state() = std::move(state);
   for (ParameterState& p : parameters_) p.drop_task();
