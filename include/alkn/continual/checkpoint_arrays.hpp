@@ -165,9 +165,22 @@ class CheckpointArrays {
 
   torch::optim::Optimizer& optimizer() const { return core_.base_.optimizer(); }
 
-  /// The base's own state and group options, through its `save`.
+  /// The base's own state and group options, through its `save`; without alkn::AdamW's masters,
+  /// which the file has by name.
   Tensor base_archive() {
+    struct Aside {
+      explicit Aside(Masters* all) : masters(all) { swap(); }
+      ~Aside() { swap(); }
+      Aside(const Aside&) = delete;
+      Aside& operator=(const Aside&) = delete;
+      void swap() {
+        if (masters != nullptr) std::swap(*masters, none);
+      }
+      Masters* masters;
+      Masters none;
+    };
     const at::NoGradGuard no_grad;
+    const Aside aside(core_.base_.fused() ? &core_.base_.masters() : nullptr);
     torch::serialize::OutputArchive archive;
     optimizer().save(archive);
     std::ostringstream stream;
