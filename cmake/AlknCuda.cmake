@@ -12,15 +12,17 @@ if(NOT CMAKE_CUDA_COMPILER)
 endif()
 if(NOT CMAKE_CUDA_COMPILER)
   set(alkn_cuda_error "no CUDA compiler was found: install the CUDA toolkit, or set CMAKE_CUDA_COMPILER")
-elseif(NOT TARGET alkn::cuda)
-  # Before the language is enabled: its default would be an architecture without our kernels. The last one also
-  # as PTX, for GPUs to come.
+else()
+  # The language and its architectures are each directory's own, the target is everybody's. The architectures
+  # before the language: its default would be one without our kernels. The last one also as PTX, for GPUs to come.
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND "$ENV{CUDAARCHS}" STREQUAL "")
     set(CMAKE_CUDA_ARCHITECTURES "80-real;90")
   endif()
   enable_language(CUDA)
   find_package(CUDAToolkit QUIET)
+endif()
 
+if(NOT alkn_cuda_error AND NOT TARGET alkn::cuda)
   get_filename_component(alkn_libtorch_lib "${ALKN_LIBTORCH_DIR}/lib" ABSOLUTE)
   if(TARGET c10_cuda)
     set(alkn_cuda_libraries c10_cuda)

@@ -63,7 +63,9 @@ endfunction()
 
 function(alkn_find_libtorch error)
   set(${error} "" PARENT_SCOPE)
-  if(TARGET alkn::libtorch)
+  if(TARGET alkn::libtorch)  # by an earlier call, maybe in another directory
+    get_property(folder GLOBAL PROPERTY ALKN_LIBTORCH_DIR)
+    set(ALKN_LIBTORCH_DIR "${folder}" PARENT_SCOPE)
     return()
   endif()
   if(TARGET torch OR TARGET torch_cpu)
@@ -107,6 +109,7 @@ of a Python environment) to CMAKE_PREFIX_PATH" PARENT_SCOPE)
   endforeach()
 
   set(ALKN_LIBTORCH_DIR "${folder}" PARENT_SCOPE)
+  set_property(GLOBAL PROPERTY ALKN_LIBTORCH_DIR "${folder}")
   if(NOT alkn_FIND_QUIETLY)
     message(STATUS "alkn: LibTorch in ${folder}")
   endif()

@@ -17,7 +17,11 @@ set_target_properties(alkn_kernel PROPERTIES EXPORT_NAME kernel)
 unset(system)
 
 if(ALKN_LIBTORCH)
-  foreach(package IN ITEMS Eigen3 fmt nlohmann_json)
+  foreach(target IN ITEMS Eigen3::Eigen fmt::fmt-header-only nlohmann_json::nlohmann_json)
+    if(TARGET ${target})  # the project's own
+      continue()
+    endif()
+    string(REGEX REPLACE "::.*" "" package "${target}")
     find_package(${package} QUIET)
     if(NOT ${package}_FOUND)
       message(FATAL_ERROR "alkn needs ${package}: install it (scripts/setup does so on Debian), \

@@ -49,6 +49,7 @@ expect_error("alkn has no component \"gpu\"; its components are alkn, cuda and k
 expect_configures(ARGS "${moved}" -DCOMPONENTS=kernel -DEXPECT_TARGET=alkn::kernel)
 expect_configures(ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}" "-DCOMPONENTS=alkn;kernel"
                   -DEXPECT_TARGET=alkn::alkn)
+expect_configures(ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}" -DOWN_FMT=ON -DEXPECT_TARGET=alkn::alkn)
 
 string(REGEX MATCH "^([0-9]+)\\.([0-9]+)" minor "${VERSION}")
 math(EXPR next "${CMAKE_MATCH_2} + 1")

@@ -15,3 +15,25 @@ foreach(flag IN ITEMS "--ftz=false" "--prec-div=true" "--prec-sqrt=true" "sm_80"
     message(FATAL_ERROR "expected ${flag} where alkn_cuda.cu is compiled, got:\n${commands}")
   endif()
 endforeach()
+
+# Several folders of one project ask for alkn, some of them for its kernels; a function may be the first.
+file(WRITE "${WORK}/folders/CMakeLists.txt" [[
+cmake_minimum_required(VERSION 3.24)
+project(folders LANGUAGES CXX)
+function(find)
+  find_package(alkn REQUIRED)
+endfunction()
+find()
+add_subdirectory(a)
+add_subdirectory(b)
+]])
+foreach(folder IN ITEMS a b)
+  file(WRITE "${WORK}/folders/${folder}/CMakeLists.txt" "
+find_package(alkn REQUIRED COMPONENTS cuda)
+add_executable(app_${folder} \"${WORK}/consumer/main.cpp\")
+target_link_libraries(app_${folder} PRIVATE alkn::cuda)
+")
+endforeach()
+cmake_call(CALL -S "${WORK}/folders" -B "${WORK}/folders/build" -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}"
+           "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}" "-DCMAKE_CUDA_COMPILER=${NVCC}")
+need("configuring a project that asks for alkn::cuda in two folders")

@@ -190,7 +190,8 @@ TEST_CASE_METHOD(Fixture, "guide: micro-batches") {
     total += alkn::valid_tokens(part.labels).sum().item<std::int64_t>();
   unlearner.zero_grad();
   for (const Batch& part : parts) {
-    const at::Tensor share = alkn::valid_tokens(part.labels).sum().div(total);
+    const at::Tensor share =
+        alkn::valid_tokens(part.labels).sum().div(std::max<std::int64_t>(total, 1));
     task.loss(part.ids, model.forward(part.tokens), part.labels).mul(share).backward();
   }
   unlearner.step();  // one optimizer step

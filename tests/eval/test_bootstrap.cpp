@@ -1,5 +1,6 @@
 // Bootstrap intervals and the per-task matrix.
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "alkn/eval/eval.hpp"
@@ -84,6 +85,12 @@ TEST_CASE("quantiles lie between neighbours", "[bootstrap]") {
   CHECK(detail::sorted_quantile(sorted, .5) == 3);
   CHECK(detail::sorted_quantile(sorted, .75) == 5);
   CHECK(detail::sorted_quantile({5}, .3) == 5);
+  const double infinity = std::numeric_limits<double>::infinity();
+  CHECK(detail::sorted_quantile({-infinity, -infinity, 1, infinity, infinity}, .2) == -infinity);
+  CHECK(detail::sorted_quantile({-infinity, -infinity, 1, infinity, infinity}, .3) == -infinity);
+  CHECK(detail::sorted_quantile({-infinity, -infinity, 1, infinity, infinity}, .5) == 1);
+  CHECK(detail::sorted_quantile({-infinity, -infinity, 1, infinity, infinity}, .6) == infinity);
+  CHECK(detail::sorted_quantile({-infinity, -infinity, 1, infinity, infinity}, .8) == infinity);
 }
 
 TEST_CASE("numbers are drawn uniformly", "[bootstrap]") {

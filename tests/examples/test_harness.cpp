@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -168,6 +169,19 @@ TEST_CASE("losses and scores of answers against the definition", "[harness]") {
           Approx(-sum / static_cast<double>(place)).epsilon(1e-5));
     CHECK(scores[i].loss == Approx(-sum / static_cast<double>(place)).epsilon(1e-5));
   }
+}
+
+TEST_CASE("tokens that the model excludes add nothing to the moments", "[harness]") {
+  const auto net = model();
+  const auto masked = [&](const at::Tensor& tokens) {
+    at::Tensor logits = net->forward(tokens).zero_();
+    logits.narrow(-1, 4, logits.size(-1) - 4).fill_(-std::numeric_limits<double>::infinity());
+    return logits;
+  };
+  const alkn::eval::Harness harness(masked, tokenizer(), short_options(*net), net.get());
+  const auto scores = harness.scores(questions());
+  CHECK(scores[0].moments.mean[0] == Approx(-std::log(4.0)).epsilon(1e-6));
+  CHECK(scores[0].moments.variance[0] == Approx(0).margin(1e-9));
 }
 
 TEST_CASE("decoding with the cache gives the text of decoding without", "[harness]") {

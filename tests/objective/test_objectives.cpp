@@ -411,3 +411,43 @@ TEST_CASE("objectives: the same bits for any number of threads") {
   }
   at::set_num_threads(threads);
 }
+
+TEST_CASE("objectives: a sum over one long sequence has the same bits for any number of threads") {
+  const int threads = at::get_num_threads();
+  for (const std::int64_t length : {33000, 131073}) {
+    const Tensor x = noise({1, length, 3}, 5, length).to(at::kFloat);
+    const Tensor ref = noise({1, length, 3}, 5, 4).to(at::kFloat);
+    const Tensor label = some_labels(1, length, 3);
+    std::vector<std::vector<Tensor>> results;
+    for (const int number : {1, 2, 4}) {
+      at::set_num_threads(number);
+      results.push_back(
+          {alkn::mean_nll(x, label), alkn::sequence_nll(x, label), alkn::retain_kl(x, ref, label)});
+    }
+    at::set_num_threads(threads);
+    for (std::size_t i = 0; i < 3; ++i) {
+      CAPTURE(length, i);
+      CHECK(at::equal(results[1][i], results[0][i]));
+      CHECK(at::equal(results[2][i], results[0][i]));
+    }
+    const Tensor exact = alkn::sequence_nll(x.to(at::kDouble), label);
+    CHECK(std::abs(results[0][1].item<double>() / exact.item<double>() - 1) < 1e-6);
+  }
+}
+
+TEST_CASE("objectives: a label that is impossible to the model") {
+  const Tensor label = forget_labels();
+  const Tensor x = forget_logits();
+  const std::int64_t token = label[0][2].item<std::int64_t>();
+  x[0][1][token] = -std::numeric_limits<double>::infinity();  // predicts position 2
+  CHECK(alkn::mean_nll(x, label).item<double>() == std::numeric_limits<double>::infinity());
+
+  const auto p0 = alkn::EntropicSoftLabels::remember(x, label);
+  const Tensor variable = leaf(x);
+  const Tensor loss = alkn::EntropicSoftLabels::loss(SoftOptions(), p0, variable, label);
+  CHECK(std::isfinite(loss.item<double>()));  // the weight of p0 = 0 is 0
+  loss.backward();
+  CHECK(variable.grad().isfinite().all().item<bool>());
+  CHECK(error_of([&] { alkn::NegativePreference::remember(x, label); }) ==
+        "alkn::NegativePreference: expected a finite NLL to remember, got inf (sequence 0)");
+}

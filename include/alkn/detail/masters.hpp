@@ -42,10 +42,13 @@ class Masters {
     return found == entries_.end() ? Tensor() : found->second.values;
   }
 
-  /// Takes over a master, [shape] fp32 contiguous. Where it does not round to the parameter, the
-  /// parameter counts: see get().
+  /// Takes over a master, [shape] fp32 contiguous; undefined: forgets the one that there is. Where
+  /// it does not round to the parameter, the parameter counts: see get().
   void adopt(const Tensor& param, const Tensor& values) {
-    entries_[param.unsafeGetTensorImpl()] = {.values = values};
+    if (values.defined())
+      entries_[param.unsafeGetTensorImpl()] = {.values = values};
+    else
+      entries_.erase(param.unsafeGetTensorImpl());
   }
 
   /// To be called when parameter and master agree: after a step, or after both were restored.

@@ -84,12 +84,16 @@ inline Positions draw(std::mt19937_64& generator, const Clusters& clusters) {
   return drawn;
 }
 
-/// The quantile of sorted values, linear between neighbours.
+/// The quantile of sorted values, linear between neighbours; between a finite and an infinite one,
+/// the infinite one.
 inline double sorted_quantile(const std::vector<double>& sorted, double share) {
   const double place = share * static_cast<double>(sorted.size() - 1);
   const auto below = static_cast<std::size_t>(place);
   const std::size_t above = std::min(below + 1, sorted.size() - 1);
-  return sorted[below] + (place - std::floor(place)) * (sorted[above] - sorted[below]);
+  const double share_above = place - std::floor(place);
+  if (share_above == 0 || sorted[below] == sorted[above] || std::isinf(sorted[below]))
+    return sorted[below];
+  return sorted[below] + share_above * (sorted[above] - sorted[below]);
 }
 
 inline void require_clusters(const Clusters& clusters) {

@@ -263,8 +263,10 @@ class Harness {
   static AnswerScores score(const at::Tensor& logits, Tokens answer) {
     const at::Tensor log_p = logits.to(at::kCPU, at::kDouble).log_softmax(-1);
     const at::Tensor p = log_p.exp();
-    const at::Tensor mean = p.mul(log_p).sum(-1).contiguous();
-    const at::Tensor variance = p.mul(log_p.sub(mean.unsqueeze(-1)).square()).sum(-1).contiguous();
+    const at::Tensor possible = log_p.masked_fill(p.eq(0), 0);  // -infinity adds nothing
+    const at::Tensor mean = p.mul(possible).sum(-1).contiguous();
+    const at::Tensor variance =
+        p.mul(possible.sub(mean.unsqueeze(-1)).square()).sum(-1).contiguous();
     const at::Tensor best = log_p.argmax(-1);
     const auto array = [](const at::Tensor& values) {
       return Eigen::ArrayXd(

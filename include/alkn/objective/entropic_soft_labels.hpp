@@ -76,7 +76,9 @@ struct EntropicSoftLabels {
       weights.push_back(weigh(p0, options.steepness(), options.center()));
     }
     const Tensor w = detail::spread_over_counted(weights, labels, log_p.scalar_type());
-    return detail::mean_over_counted(log_p.mul(w), labels).neg();
+    // without weight a token counts for nothing, also where its log-probability is -infinity
+    const Tensor weighted = log_p.mul(w).masked_fill(w.eq(0), 0);
+    return detail::mean_over_counted(weighted, labels).neg();
   }
 
  private:

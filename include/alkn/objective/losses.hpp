@@ -13,12 +13,29 @@ inline Tensor counted_positions(const Tensor& labels) {
   return labels.narrow(1, 1, labels.size(1) - 1).ne(kIgnoredLabel);
 }
 
+/// The sum of [N] values. ATen gives a part of a long sum with one result to every thread; here it
+/// is added up piece by piece: the same bits for any number of threads.
+inline Tensor ordered_sum(const Tensor& values) {
+  constexpr std::int64_t kPiece = 16384;  // ATen adds up to 32768 numbers in one thread
+  if (values.numel() <= kPiece) return values.sum();
+  Tensor sum;
+  for (const Tensor& piece : values.split(kPiece)) {
+    sum = sum.defined() ? sum.add(piece.sum()) : piece.sum();
+  }
+  return sum;
+}
+
+/// The sum of each row of [B, T] values, likewise.
+inline Tensor row_sums(const Tensor& values) {
+  return values.size(0) == 1 ? ordered_sum(values[0]).unsqueeze(0) : values.sum(1);
+}
+
 /// Sum over the counted positions divided by their number; 0 where there are none. `values` must be
 /// zero where nothing counts. Sequences are added up first: the same bits for any number of
 /// threads.
 inline Tensor mean_over_counted(const Tensor& values, const Tensor& labels) {
   const Tensor number = counted_positions(labels).sum().clamp_min(1);
-  return values.sum(1).sum().div(number);
+  return ordered_sum(row_sums(values)).div(number);
 }
 
 }  // namespace detail
@@ -42,7 +59,7 @@ inline Tensor mean_nll(const Tensor& logits, const Tensor& labels) {
 /// @param logits [B, T, V]  @param labels [B, T]; both as in `token_log_probability`
 /// @returns [B], float or double
 inline Tensor sequence_nll(const Tensor& logits, const Tensor& labels) {
-  return token_log_probability(logits, labels).sum(1).neg();
+  return detail::row_sums(token_log_probability(logits, labels)).neg();
 }
 
 }  // namespace alkn

@@ -8,6 +8,7 @@
 #include <alkn/detail/option.hpp>
 #include <alkn/objective/objective.hpp>
 
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -37,9 +38,17 @@ struct NegativePreference {
   };
 
   /// The NLL of every sequence. @returns B CPU tensors [1], float or double
+  /// @throws c10::ValueError for one that is not finite: a token of it is impossible to the model
   static std::vector<Tensor> remember(const Tensor& logits, const Tensor& labels) {
     const at::NoGradGuard no_grad;
-    return sequence_nll(logits, labels).cpu().unsqueeze(1).unbind(0);
+    std::vector<Tensor> nll = sequence_nll(logits, labels).cpu().unsqueeze(1).unbind(0);
+    for (std::size_t b = 0; b < nll.size(); ++b) {
+      const double value = nll[b].item<double>();
+      TORCH_CHECK_VALUE(std::isfinite(value),
+                        "alkn::NegativePreference: expected a finite NLL to remember, got ", value,
+                        " (sequence ", b, ")");
+    }
+    return nll;
   }
 
   /// @param memory NLL of each sequence as remembered, in the order of the batch  @returns a scalar

@@ -135,7 +135,6 @@ class AdamW : public torch::optim::Optimizer {
                  AdamWOptions defaults = {}, Backend backend = Backend::automatic)
       : Optimizer(groups, std::make_unique<AdamWOptions>(defaults)), backend_(backend) {
     defaults.validate();
-    check_list();
     check_groups();
   }
   /// One group, for example of a model's parameters().
@@ -254,6 +253,12 @@ class AdamW : public torch::optim::Optimizer {
   /// Throws for group options out of range, and for a parameter, gradient or state that does not
   /// fit any more. Looks up the states.
   void check_groups() {
+    std::int64_t size = 0;
+    for (const auto& group : param_groups_) size += std::ssize(group.params());
+    if (size != num_checked_) {  // some were added
+      check_list();
+      num_checked_ = size;
+    }
     states_.clear();
     for (std::size_t g = 0; g < param_groups_.size(); ++g) {
       const auto* options = dynamic_cast<const AdamWOptions*>(&param_groups_[g].options());
@@ -367,6 +372,7 @@ class AdamW : public torch::optim::Optimizer {
 
   std::vector<detail::StepSlot> slots_;
   std::vector<AdamWParamState*> states_;  ///< of the running step; null: none yet
+  std::int64_t num_checked_ = -1;         ///< parameters that check_list() has seen; -1: none
   detail::StateArrays arrays_;
 };
 

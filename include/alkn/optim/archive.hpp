@@ -76,7 +76,9 @@ struct AdamWArchive {
 
   static c10::IValue value(torch::serialize::InputArchive& archive, const std::string& key) {
     c10::IValue read;
-    archive.read(key, read);
+    TORCH_CHECK_VALUE(archive.try_read(key, read),
+                      "alkn::AdamW: expected an archive of alkn::AdamW, got one without \"", key,
+                      "\" (load)");
     return read;
   }
 
@@ -137,7 +139,7 @@ struct AdamWArchive {
     }
     for (auto& [param, loaded] : states) {
       if (loaded.state) optimizer.state()[param->unsafeGetTensorImpl()] = std::move(loaded.state);
-      if (loaded.master.defined()) optimizer.masters_.adopt(*param, loaded.master);
+      optimizer.masters_.adopt(*param, loaded.master);
     }
   }
 };
