@@ -7,6 +7,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/tensor.h>
+#include <c10/util/ScopeExit.h>
 #include <fmt/format.h>
 #include <torch/serialize/archive.h>
 #include <alkn/io/tensors.hpp>
@@ -168,19 +169,13 @@ class CheckpointArrays {
   /// The base's own state and group options, through its `save`; without alkn::AdamW's masters,
   /// which the file has by name.
   Tensor base_archive() {
-    struct Aside {
-      explicit Aside(Masters* all) : masters(all) { swap(); }
-      ~Aside() { swap(); }
-      Aside(const Aside&) = delete;
-      Aside& operator=(const Aside&) = delete;
-      void swap() {
-        if (masters != nullptr) std::swap(*masters, none);
-      }
-      Masters* masters;
-      Masters none;
-    };
     const at::NoGradGuard no_grad;
-    const Aside aside(core_.base_.fused() ? &core_.base_.masters() : nullptr);
+    Masters aside;
+    const auto exchange = [&] {
+      if (core_.base_.fused()) std::swap(core_.base_.masters(), aside);
+    };
+    exchange();
+    const auto back = c10::make_scope_exit(exchange);
     torch::serialize::OutputArchive archive;
     optimizer().save(archive);
     std::ostringstream stream;

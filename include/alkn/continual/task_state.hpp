@@ -102,8 +102,8 @@ struct TaskState {
   std::int64_t skipped = 0;
   bool training = false;  ///< the first step has begun
   bool swapped = false;   ///< the weights of the start are in the model
-  std::vector<Tensor>
-      exchange;          ///< while they are: 1-D room for any parameter, by dtype and device
+  /// While they are: 1-D room for any parameter, by dtype and device.
+  std::vector<Tensor> exchange;
   bool judging = false;  ///< a candidate of end(judge, bound) is in the model
   std::int64_t num_retain_batches = 0;
   double unmask_ratio = 1;

@@ -187,14 +187,14 @@ class UnlearnerCore {
   void fill_slot(std::size_t position);
   kernel::StepArgs step_args();
   std::int64_t num_trained(const ParameterState& p, const StepSlot& slot) const;
-  void hold_for_modulation();
-  void foreign_step();
+  [[nodiscard]] std::vector<Tensor> held_for_modulation();
+  void foreign_step(const std::vector<Tensor>& old);
   void take_results(const kernel::StepResult& result);
   void advance();
   void apply_lambda(double lambda, const std::vector<Tensor>& tuned);
   TaskReport report(double lambda, bool reduced) const;
   void reserve_exchange();
-  Tensor exchange_space(const ParameterState& p) const;
+  [[nodiscard]] std::vector<Tensor>::iterator find_exchange(const ParameterState& p);
   void close(OptimizerState state);
   /// The base's state as if no step had been taken, of the masters where the model is of low
   /// precision.
@@ -203,13 +203,24 @@ class UnlearnerCore {
     const Tensor master = base_.masters().get(p.param);
     return master.defined() ? master : p.param;
   }
+  /// live() of all parameters, in their order: what else has to be taken over may need memory.
+  [[nodiscard]] std::vector<Tensor> all_live() {
+    std::vector<Tensor> all;
+    for (const ParameterState& p : parameters_) all.push_back(live(p));
+    return all;
+  }
+  /// After live(p) has got these values: a parameter of low precision follows.
+  void follow(const ParameterState& p, const Tensor& values) {
+    if (!is_low_precision(p.param)) return;
+    p.param.copy_(values);
+    base_.masters().agree(p.param);
+  }
 
   std::vector<StepSlot> slots_;
   StateArrays arrays_;             ///< of the running task
   std::vector<char> stepped_;      ///< the parameters that had a gradient in the last step
   bool pending_ = false;           ///< the results of the last step are still to come
   std::vector<Tensor> gradients_;  ///< g' of low-precision parameters, for SwapMasters
-  std::vector<Tensor> old_;        ///< what a foreign base's step starts from, for the modulation
 };
 
 }  // namespace alkn::detail

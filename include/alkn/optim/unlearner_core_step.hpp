@@ -182,7 +182,8 @@ inline void UnlearnerCore::task_step(StepMode mode) {
   slots_.resize(parameters_.size());
   for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(i);
   const kernel::StepArgs args = step_args();
-  if (!base_.fused()) hold_for_modulation();
+  std::vector<Tensor> old;
+  if (!base_.fused()) old = held_for_modulation();
   kernel::StepResult result = base_.fused() ? base_.fused_step(slots_, args, backend(), mode)
                                             : base_.runner().run(slots_, args, backend());
   stepped_.resize(slots_.size());
@@ -195,8 +196,7 @@ inline void UnlearnerCore::task_step(StepMode mode) {
   if (!base_.fused()) {  // whether the base steps depends on the results
     if (pending_) result = base_.runner().settle(slots_);
     pending_ = false;
-    if (!result.skipped) foreign_step();
-    old_.clear();
+    if (!result.skipped) foreign_step(old);
   }
   advance();
   if (!pending_) take_results(result);
@@ -376,21 +376,23 @@ inline kernel::StepArgs UnlearnerCore::step_args() {
   return args;
 }
 
-/// Copies what a foreign base's step will displace by less than it wants to.
-inline void UnlearnerCore::hold_for_modulation() {
+/// Copies of what a foreign base's step will displace by less than it wants to; undefined for
+/// others.
+inline std::vector<Tensor> UnlearnerCore::held_for_modulation() {
   const auto& localized = settings_.localized;
   const bool later = settings_.mask == kernel::MaskKind::localized && num_tasks_ > 0;
-  old_.assign(parameters_.size(), Tensor());
+  std::vector<Tensor> old(parameters_.size());
   for (std::size_t i = 0; later && i < parameters_.size(); ++i) {
     const ParameterState& p = parameters_[i];
     const bool by_entry = localized.modulation == Modulation::parameter && p.used.defined();
-    if (p.param.grad().defined() && (p.slow || by_entry)) old_[i] = live(p).clone();
+    if (p.param.grad().defined() && (p.slow || by_entry)) old[i] = live(p).clone();
   }
+  return old;
 }
 
 /// The base's own step on g', on masters where the model is of low precision; then the modulation
 /// as a factor on the displacement, theta = old + f (new - old).
-inline void UnlearnerCore::foreign_step() {
+inline void UnlearnerCore::foreign_step(const std::vector<Tensor>& old) {
   const auto& localized = settings_.localized;
   gradients_.clear();
   for (const ParameterState& p : parameters_) gradients_.push_back(p.masked_grad);
@@ -400,9 +402,8 @@ inline void UnlearnerCore::foreign_step() {
   for (auto& group : base_.optimizer().param_groups()) {
     for (Tensor& stepped : group.params()) {
       const std::size_t index = i++;
-      const Tensor old = std::exchange(old_[index], Tensor());
-      if (!old.defined()) continue;
-      const Tensor scaled = old.add(stepped.sub(old), localized.low_lr_ratio);
+      if (!old[index].defined()) continue;
+      const Tensor scaled = old[index].add(stepped.sub(old[index]), localized.low_lr_ratio);
       const Tensor where = parameters_[index].slow
                                ? Tensor()
                                : unpack_bits(parameters_[index].used, parameters_[index].shape);

@@ -174,10 +174,7 @@ inline void UnlearnerCore::reserve_exchange() {
   for (const ParameterState& p : parameters_) {
     if (base_.masters().get(p.param).defined()) continue;
     const auto options = p.param.options().requires_grad(false);
-    const auto fits = [&](const Tensor& t) {
-      return t.dtype() == options.dtype() && t.device() == options.device();
-    };
-    const auto found = std::ranges::find_if(task_->exchange, fits);
+    const auto found = find_exchange(p);
     if (found == task_->exchange.end())
       task_->exchange.push_back(at::empty({p.param.numel()}, options));
     else if (found->numel() < p.param.numel())
@@ -185,11 +182,10 @@ inline void UnlearnerCore::reserve_exchange() {
   }
 }
 
-inline Tensor UnlearnerCore::exchange_space(const ParameterState& p) const {
-  const auto found = std::ranges::find_if(task_->exchange, [&](const Tensor& t) {
+inline std::vector<Tensor>::iterator UnlearnerCore::find_exchange(const ParameterState& p) {
+  return std::ranges::find_if(task_->exchange, [&](const Tensor& t) {
     return t.scalar_type() == p.dtype && t.device() == p.device;
   });
-  return found->narrow(0, 0, p.param.numel()).view(p.shape);
 }
 
 /// Exchanges the model's weights with those of the start of the task. Low-precision parameters take
@@ -197,16 +193,16 @@ inline Tensor UnlearnerCore::exchange_space(const ParameterState& p) const {
 inline void UnlearnerCore::swap_start(bool in) {
   const at::NoGradGuard no_grad;
   if (!task_ || task_->swapped == in) return;
-  const bool differs = holds_start();  // else it is before the first step: the model has these
-  if (in && differs) reserve_exchange();
+  if (in && holds_start()) reserve_exchange();
   for (ParameterState& p : parameters_) {
-    if (!differs) break;
+    if (!holds_start()) break;  // before the first step the model has these weights
     const Tensor master = base_.masters().find(p.param);
     if (master.defined()) {
       p.param.copy_(in ? p.start : master);
       base_.masters().agree(p.param);
     } else {
-      const Tensor current = exchange_space(p).copy_(p.param);
+      const Tensor room = find_exchange(p)->narrow(0, 0, p.param.numel());
+      const Tensor current = room.view(p.shape).copy_(p.param);
       p.param.copy_(p.start);
       p.start.copy_(current);
     }
@@ -222,16 +218,12 @@ inline double UnlearnerCore::task_lambda() const {
 /// theta = start - lambda (tuned - start) for every parameter; `tuned` holds the fine-tuned
 /// weights.
 inline void UnlearnerCore::apply_lambda(double lambda, const std::vector<Tensor>& tuned) {
-  std::vector<Tensor> out;
-  for (const ParameterState& p : parameters_) out.push_back(live(p));
+  const std::vector<Tensor> out = all_live();
   const Backend how = backend();
   for (std::size_t i = 0; i < parameters_.size(); ++i) {  // takes no memory any more
-    ParameterState& p = parameters_[i];
+    const ParameterState& p = parameters_[i];
     base_.runner().negate(out[i], tuned.empty() ? out[i] : tuned[i], p.start, lambda, how);
-    if (is_low_precision(p.param)) {
-      p.param.copy_(out[i]);
-      base_.masters().agree(p.param);
-    }
+    follow(p, out[i]);
   }
 }
 
@@ -323,12 +315,9 @@ inline TaskReport UnlearnerCore::end_task(const std::function<double()>& judge, 
     const at::NoGradGuard no_grad;
     task_->judging = false;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      ParameterState& p = parameters_[i];
+      const ParameterState& p = parameters_[i];
       live(p).copy_(tuned[i]);
-      if (is_low_precision(p.param)) {
-        p.param.copy_(tuned[i]);
-        base_.masters().agree(p.param);
-      }
+      follow(p, tuned[i]);
     }
   };
   const auto within = [&](double lambda) {
@@ -369,15 +358,11 @@ inline void UnlearnerCore::abandon(bool must_restore) {
               ": expected held weights to go back to, got none after ", task_->done,
               " steps; construct with rollback(true) to be able to abandon");
   if (holds_start()) {
-    std::vector<Tensor> out;
-    for (const ParameterState& p : parameters_) out.push_back(live(p));
+    const std::vector<Tensor> out = all_live();
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const ParameterState& p = parameters_[i];
       out[i].copy_(p.start);
-      if (is_low_precision(p.param)) {
-        p.param.copy_(p.start);
-        base_.masters().agree(p.param);
-      }
+      follow(p, p.start);
     }
   }
   close(std::move(task_->state_before));
