@@ -2,6 +2,7 @@
 # preset.
 #
 #   make demo              train a small model, then make it forget, method by method
+#   make model             put SmolLM2-135M-Instruct into models/smollm2-135m (93 MB to download)
 #   make experiment        compare all methods at equal forgetting, QUICK=1: a trial of a minute
 #   make test              build and run all tests
 #   make bench             build and run the benchmarks; QUICK=1: the main table, in a minute
@@ -22,8 +23,8 @@ JOBS ?= $(shell nproc)
 RESULTS ?= build/experiment$(if $(QUICK),-quick)
 BUILD := build/$(PRESET)
 
-.PHONY: help setup dev-setup configure demo experiment test bench golden tofu_metrics report results \
-  cuda docs format lint
+.PHONY: help setup dev-setup configure demo model experiment test bench golden tofu_metrics report \
+  results cuda docs format lint
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -40,6 +41,9 @@ configure: setup
 demo: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target continual
 	@$(BUILD)/bin/continual --out build/demo $(ARGS)
+
+model:
+	@scripts/model/run
 
 # Resumes: what is finished in the folder is kept.
 experiment: configure
