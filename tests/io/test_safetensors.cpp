@@ -198,6 +198,14 @@ TEST_CASE("every damaged file is refused with its reason", "[safetensors]") {
   const fs::path path = folder.file("bad.safetensors");
   const std::string name = "alkn::io::SafetensorsFile: expected ";
   CHECK(error_of([&] { SafetensorsFile file(path); }) == name + "a readable file, got none");
+  CHECK(error_of([&] { SafetensorsFile file(path.parent_path()); }) ==
+        name + "a file, got a folder: give a file in it, or open it as alkn::io::ModelFolder");
+  CHECK(error_of([&] { SafetensorsFile file(folder.file("model.safetensors.index.json")); }) ==
+        name +
+            "a safetensors file, got an index of shards: give the folder to "
+            "alkn::io::ModelFolder");
+  CHECK(error_of([&] { SafetensorsFile file(folder.file("config.json")); }) ==
+        name + "a safetensors file, got a JSON file");
   CHECK(error_of_file(path, "1234567") == name + "at least 8 bytes, got 7");
   CHECK(error_of_file(path, std::string("\x05\0\0\0\0\0\0\0{}", 10)) ==
         name + "a header inside the file, got 5 bytes");
@@ -215,7 +223,8 @@ TEST_CASE("every damaged file is refused with its reason", "[safetensors]") {
                R"({"data_offsets":[0,1],"dtype":"U8","shape":[-1]})");
   CHECK(error_of_file(path,
                       raw_file(R"({"a":{"dtype":"Q4","shape":[1],"data_offsets":[0,1]}})", "x")) ==
-        name + R"(a dtype among F64 F32 BF16 F16 I64 I32 U8 BOOL, got Q4 of "a")");
+        name + R"(a dtype among F64 F32 BF16 F16 I64 I32 U8 BOOL U64 C64 U32 I16 U16 I8 )"
+               R"(F8_E4M3 F8_E5M2 F8_E8M0, got Q4 of "a")");
   CHECK(error_of_file(path,
                       raw_file(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,1]}})", "x")) ==
         name + R"(data_offsets of "a" that fit its shape, got )"

@@ -32,7 +32,25 @@ namespace alkn::io {
 static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
 
 /// Element type of a stored array.
-enum class DType : std::uint8_t { f64, f32, bf16, f16, i64, i32, u8, boolean };
+enum class DType : std::uint8_t {
+  f64,
+  f32,
+  bf16,
+  f16,
+  i64,
+  i32,
+  u8,
+  boolean,
+  u64,
+  c64,
+  u32,
+  i16,
+  u16,
+  i8,
+  f8_e4m3,
+  f8_e5m2,
+  f8_e8m0
+};
 
 /// Text that belongs to a file, key by key.
 using Metadata = std::map<std::string, std::string>;
@@ -64,14 +82,23 @@ struct DTypeName {
   std::int64_t size;
 };
 
-inline constexpr std::array<DTypeName, 8> kDTypes{{{DType::f64, "F64", 8},
-                                                   {DType::f32, "F32", 4},
-                                                   {DType::bf16, "BF16", 2},
-                                                   {DType::f16, "F16", 2},
-                                                   {DType::i64, "I64", 8},
-                                                   {DType::i32, "I32", 4},
-                                                   {DType::u8, "U8", 1},
-                                                   {DType::boolean, "BOOL", 1}}};
+inline constexpr std::array<DTypeName, 17> kDTypes{{{DType::f64, "F64", 8},
+                                                    {DType::f32, "F32", 4},
+                                                    {DType::bf16, "BF16", 2},
+                                                    {DType::f16, "F16", 2},
+                                                    {DType::i64, "I64", 8},
+                                                    {DType::i32, "I32", 4},
+                                                    {DType::u8, "U8", 1},
+                                                    {DType::boolean, "BOOL", 1},
+                                                    {DType::u64, "U64", 8},
+                                                    {DType::c64, "C64", 8},
+                                                    {DType::u32, "U32", 4},
+                                                    {DType::i16, "I16", 2},
+                                                    {DType::u16, "U16", 2},
+                                                    {DType::i8, "I8", 1},
+                                                    {DType::f8_e4m3, "F8_E4M3", 1},
+                                                    {DType::f8_e5m2, "F8_E5M2", 1},
+                                                    {DType::f8_e8m0, "F8_E8M0", 1}}};
 
 /// Python's reader refuses larger headers; and a corrupted size must not allocate terabytes.
 inline constexpr std::int64_t kMaxHeaderBytes = 100'000'000;
@@ -218,13 +245,24 @@ inline void save_safetensors(const std::filesystem::path& path,
 /// An opened safetensors file: the header is read and checked at once, the data on request.
 ///
 /// Every array lies inside the file, none overlaps another and there are no gaps, as the format
-/// demands; dtypes other than DType's are refused. Reading throws std::runtime_error.
+/// demands; dtypes other than DType's (those of less than a byte) are refused. Reading throws
+/// std::runtime_error.
 class SafetensorsFile {
  public:
   /// Throws std::runtime_error that says what is wrong with a missing, truncated or corrupted file.
   explicit SafetensorsFile(std::filesystem::path path) : path_(std::move(path)) {
-    stream_.open(path_, std::ios::binary);
     std::error_code no_size;
+    if (std::filesystem::is_directory(path_, no_size)) {
+      detail::file_error(path_, "a file",
+                         "a folder: give a file in it, or open it as alkn::io::ModelFolder");
+    }
+    if (path_.extension() == ".json") {
+      detail::file_error(path_, "a safetensors file",
+                         path_.stem().extension() == ".index"
+                             ? "an index of shards: give the folder to alkn::io::ModelFolder"
+                             : "a JSON file");
+    }
+    stream_.open(path_, std::ios::binary);
     const std::uintmax_t file_bytes = std::filesystem::file_size(path_, no_size);
     if (!stream_ || no_size) {
       detail::file_error(path_, "a readable file", "none");
@@ -353,8 +391,11 @@ class SafetensorsFile {
     const auto known = std::find_if(detail::kDTypes.begin(), detail::kDTypes.end(),
                                     [&](const auto& candidate) { return dtype == candidate.name; });
     if (known == detail::kDTypes.end()) {
-      detail::file_error(path_, "a dtype among F64 F32 BF16 F16 I64 I32 U8 BOOL",
-                         dtype + " of \"" + name + "\"");
+      std::string names;
+      for (const detail::DTypeName& candidate : detail::kDTypes) {
+        names += std::string(" ") + candidate.name;
+      }
+      detail::file_error(path_, "a dtype among" + names, dtype + " of \"" + name + "\"");
     }
     ArrayInfo array{name, known->dtype, entry["shape"].get<std::vector<std::int64_t>>(),
                     entry["data_offsets"][0].get<std::int64_t>(),

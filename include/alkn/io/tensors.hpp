@@ -6,6 +6,8 @@
 #include <c10/core/ScalarType.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -19,52 +21,49 @@ namespace alkn::io {
 /// Tensors by name, in an order.
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
-/// The stored type of a tensor. Throws c10::Error for a type that the format does not have here.
+namespace detail {
+
+/// Which type of LibTorch stores which of the format.
+inline constexpr std::array<std::pair<at::ScalarType, DType>, 17> kScalarTypes{{
+    {at::kDouble, DType::f64},
+    {at::kFloat, DType::f32},
+    {at::kBFloat16, DType::bf16},
+    {at::kHalf, DType::f16},
+    {at::kLong, DType::i64},
+    {at::kInt, DType::i32},
+    {at::kByte, DType::u8},
+    {at::kBool, DType::boolean},
+    {at::kUInt64, DType::u64},
+    {at::kComplexFloat, DType::c64},
+    {at::kUInt32, DType::u32},
+    {at::kShort, DType::i16},
+    {at::kUInt16, DType::u16},
+    {at::kChar, DType::i8},
+    {at::kFloat8_e4m3fn, DType::f8_e4m3},
+    {at::kFloat8_e5m2, DType::f8_e5m2},
+    {at::kFloat8_e8m0fnu, DType::f8_e8m0},
+}};
+
+}  // namespace detail
+
+/// The stored type of a tensor. Throws c10::ValueError for a type that the format does not have
+/// here.
 inline DType dtype_of(at::ScalarType type) {
-  switch (type) {
-    case at::kDouble:
-      return DType::f64;
-    case at::kFloat:
-      return DType::f32;
-    case at::kBFloat16:
-      return DType::bf16;
-    case at::kHalf:
-      return DType::f16;
-    case at::kLong:
-      return DType::i64;
-    case at::kInt:
-      return DType::i32;
-    case at::kByte:
-      return DType::u8;
-    case at::kBool:
-      return DType::boolean;
-    default:
-      TORCH_CHECK_VALUE(false, "alkn::io::dtype_of: expected double, float, bfloat16, half, ",
-                        "int64, int32, uint8 or bool, got ", type);
+  for (const auto& [scalar_type, dtype] : detail::kScalarTypes) {
+    if (scalar_type == type) return dtype;
   }
+  std::string names;
+  for (const auto& [scalar_type, dtype] : detail::kScalarTypes) {
+    names += std::string(" ") + c10::toString(scalar_type);
+  }
+  TORCH_CHECK_VALUE(false, "alkn::io::dtype_of: expected a type among", names, ", got ", type);
 }
 
 /// The other way round.
 inline at::ScalarType scalar_type_of(DType dtype) {
-  switch (dtype) {
-    case DType::f64:
-      return at::kDouble;
-    case DType::f32:
-      return at::kFloat;
-    case DType::bf16:
-      return at::kBFloat16;
-    case DType::f16:
-      return at::kHalf;
-    case DType::i64:
-      return at::kLong;
-    case DType::i32:
-      return at::kInt;
-    case DType::u8:
-      return at::kByte;
-    case DType::boolean:
-      break;
-  }
-  return at::kBool;
+  return std::find_if(detail::kScalarTypes.begin(), detail::kScalarTypes.end(),
+                      [&](const auto& entry) { return entry.second == dtype; })
+      ->first;
 }
 
 /// Writes tensors of any device, strided or not, to `path`, whole or not at all.
