@@ -1,5 +1,5 @@
-// operator new that counts, for the test that a step allocates nothing. Sanitizers bring an
-// operator new of their own: under them nothing is counted.
+// operator new that counts, for the test that a step allocates nothing, and that fails where it is
+// told to. Sanitizers bring an operator new of their own: under them nothing is counted or fails.
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
@@ -8,9 +8,14 @@
 namespace {
 
 std::atomic<std::int64_t> count{0};
+std::atomic<std::int64_t> failing{0};  // the failing-th call from now on fails; below 1: none
 
 [[maybe_unused]] void* counted(void* memory) {
   count.fetch_add(1, std::memory_order_relaxed);
+  if (failing.load() > 0 && failing.fetch_sub(1) == 1) {
+    std::free(memory);
+    throw std::bad_alloc();
+  }
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
@@ -20,6 +25,8 @@ std::atomic<std::int64_t> count{0};
 namespace alkn_test {
 
 std::int64_t num_allocations() { return count.load(); }
+void fail_allocation(std::int64_t number) { failing.store(number); }
+bool allocation_is_to_fail() { return failing.load() > 0; }
 
 }  // namespace alkn_test
 

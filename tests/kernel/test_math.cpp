@@ -154,6 +154,23 @@ TEST_CASE("thresholds, clipping and deviations by hand") {
   CHECK(unbiased_deviation(0.3, 0.03, 3) == Approx(0.0).margin(1e-8));
 }
 
+TEST_CASE("everything is trained at a share of 1: the threshold is below the smallest score") {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float most = std::numeric_limits<float>::max();
+  for (const float least : {0.0F, -0.0F, 1e-40F, -3.25F, 16777216.0F, 16777218.0F, 33554432.0F,
+                            -16777216.0F, -16777218.0F, 1e30F, -1e30F, infinity, -most}) {
+    INFO(least);
+    const float eta = threshold(least, infinity, 100, 1.5, 0.15);
+    CHECK(eta < least);
+    CHECK(static_cast<double>(eta) <= static_cast<double>(least) - 1);
+    CHECK((eta == static_cast<float>(static_cast<double>(least) - 1) ||
+           eta == std::nextafter(least, -infinity)));
+  }
+  CHECK(threshold(3.0F, 9.0F, 100, 1.0, 0.15) == 2.0F);
+  CHECK(threshold(-infinity, 9.0F, 100, 1.0, 0.15) == -infinity);
+  CHECK(std::isnan(threshold(std::nanf(""), std::nanf(""), 100, 1.0, 0.15)));
+}
+
 TEST_CASE("negation") {
   Numbers numbers(4);
   for (const std::int64_t n : {0, 1, 15, 16, 17, 65536, 70003}) {

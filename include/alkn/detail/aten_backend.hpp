@@ -24,6 +24,16 @@
 
 namespace alkn::detail {
 
+/// The smaller of min - 1 and the next number below min, in the dtype of the score (fp32 of a
+/// compact one), in which min - 1 may be min itself.
+inline double lowest_threshold(const Tensor& score) {
+  const double least = score.min().item<double>();
+  if (score.scalar_type() == at::kDouble) {
+    return std::min(least - 1, std::nextafter(least, -std::numeric_limits<double>::infinity()));
+  }
+  return static_cast<double>(kernel::below(static_cast<float>(least)));
+}
+
 /// eta of one score tensor (section 4): linear between the k-th largest and the k-th smallest
 /// score. Rounded to the dtype of the score; -infinity where size < 10.
 inline double aten_threshold(const Tensor& score, double unmask_ratio, double trim_ratio) {
@@ -32,7 +42,7 @@ inline double aten_threshold(const Tensor& score, double unmask_ratio, double tr
   const Tensor flat = score.reshape({-1});
   double eta = 0;
   if (unmask_ratio >= 1) {
-    eta = flat.min().item<double>() - 1;
+    eta = lowest_threshold(flat);
   } else {
     const auto size = static_cast<double>(n);
     const std::int64_t k = std::max<std::int64_t>(5, static_cast<std::int64_t>(trim_ratio * size));

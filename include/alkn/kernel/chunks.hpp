@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include <alkn/kernel/step.hpp>
@@ -21,21 +22,29 @@ struct Chunk {
 /// The chunks of a list of tensors, tensor after tensor. An empty tensor has none.
 class ChunkList {
  public:
-  /// Rebuilds the list if the sizes have changed; returns whether they had.
+  /// Rebuilds the list if the sizes have changed; returns whether they had. Where there is no
+  /// memory the list counts as none.
   bool assign(const StepTensor* tensors, std::int64_t num_tensors) {
     if (same(tensors, num_tensors)) return false;
-    chunks_.clear();
-    first_.assign(1, 0);
-    sizes_.clear();
+    clear();
+    std::vector<std::int64_t> first{0};
     for (std::int64_t t = 0; t < num_tensors; ++t) {
       const std::int64_t size = tensors[t].size;
       for (std::int64_t begin = 0; begin < size; begin += tuning::kChunk) {
         chunks_.push_back({t, begin, std::min(tuning::kChunk, size - begin)});
       }
-      first_.push_back(static_cast<std::int64_t>(chunks_.size()));
+      first.push_back(static_cast<std::int64_t>(chunks_.size()));
       sizes_.push_back(size);
     }
+    first_ = std::move(first);
     return true;
+  }
+
+  /// Forgets the tensors: the next ones are new.
+  void clear() noexcept {
+    first_.clear();
+    chunks_.clear();
+    sizes_.clear();
   }
 
   [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(chunks_.size()); }

@@ -39,10 +39,9 @@ class CpuStep {
   StepResult run(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
                  const ParallelFor& parallel) {
     for (std::int64_t t = 0; t < num_tensors; ++t) check(tensors[t], args, t);
-    if (chunks_.assign(tensors, num_tensors)) {
-      sums_.resize(static_cast<std::size_t>(chunks_.size()));
-      unmasked_.resize(static_cast<std::size_t>(chunks_.size()));
-    }
+    chunks_.assign(tensors, num_tensors);
+    sums_.resize(static_cast<std::size_t>(chunks_.size()));  // also after one that found no memory
+    unmasked_.resize(static_cast<std::size_t>(chunks_.size()));
     pool_.reserve(parallel.num_threads(), 0);
     const StepRun run{tensors, num_tensors, chunks_,         kernel::kernels(),
                       pool_,   parallel,    unmasked_.data()};

@@ -38,19 +38,9 @@ class CpuThresholds {
 
   void run(const StepRun& run, const StepNumbers& numbers) {
     ++step_;
-    predictors_.resize(static_cast<std::size_t>(run.num_tensors));
     reserve(run);
-    const std::int64_t group = tuning::kGroupElements * run.parallel.num_threads();
-    std::int64_t left = 0;
-    for (std::int64_t t = 0; t < run.num_tensors; ++t) left += run.tensors[t].size;
-    for (std::int64_t first = 0; first < run.num_tensors;) {
-      std::int64_t last = first, size = 0;
-      while (last < run.num_tensors && size < group) size += run.tensors[last++].size;
-      left -= size;
-      if (left < group / 2) last = run.num_tensors;
-      run_group(run, numbers, first, last);
-      first = last;
-    }
+    for_groups(
+        run, [&](std::int64_t first, std::int64_t last) { run_group(run, numbers, first, last); });
   }
 
  private:
@@ -90,8 +80,28 @@ class CpuThresholds {
     return predictors_[static_cast<std::size_t>(tensor)];
   }
 
-  /// All memory of the step, so that a later one with the same sizes allocates nothing.
+  /// Calls fn(first, last) on the groups of tensors that go through all passes together.
+  template <class Fn>
+  static void for_groups(const StepRun& run, Fn fn) {
+    const std::int64_t group = tuning::kGroupElements * run.parallel.num_threads();
+    std::int64_t left = 0;
+    for (std::int64_t t = 0; t < run.num_tensors; ++t) left += run.tensors[t].size;
+    for (std::int64_t first = 0; first < run.num_tensors;) {
+      std::int64_t last = first, size = 0;
+      while (last < run.num_tensors && size < group) size += run.tensors[last++].size;
+      left -= size;
+      if (left < group / 2) last = run.num_tensors;
+      fn(first, last);
+      first = last;
+    }
+  }
+
+  /// All memory of the step, before anything is written; a later one with the same sizes allocates
+  /// nothing. Each array grows by its own size: the one before it may have been the last to find
+  /// memory.
   void reserve(const StepRun& run) {
+    predictors_.resize(static_cast<std::size_t>(run.num_tensors));
+    states_.resize(static_cast<std::size_t>(run.num_tensors));
     std::int64_t one_chunk = 0, most_samples = 0;
     for (std::int64_t t = 0; t < run.num_tensors; ++t) {
       if (!learns(run.tensors[t])) continue;
@@ -106,11 +116,26 @@ class CpuThresholds {
       select_.reserve(run.parallel.num_threads());
       radix_.reserve(run.parallel.num_threads());
     }
-    if (static_cast<std::int64_t>(sample_.size()) < most_samples) {
-      sample_.resize(static_cast<std::size_t>(most_samples));
-      sample_scores_.resize(static_cast<std::size_t>(most_samples));
-    }
-    states_.resize(static_cast<std::size_t>(run.num_tensors));
+    grow(sample_, most_samples);
+    grow(sample_scores_, most_samples);
+    for_groups(run, [&](std::int64_t first, std::int64_t last) {
+      const std::int64_t num_slots = run.chunks.first(last) - run.chunks.first(first);
+      std::int64_t num_candidates = 0;
+      for (std::int64_t t = first; t < last; ++t) {
+        if (!learns(run.tensors[t]) || run.chunks.count(t) == 1) continue;
+        for (std::int64_t c = run.chunks.first(t); c < run.chunks.first(t + 1); ++c)
+          num_candidates += slot_capacity(run.chunks[c].size) + kCandidateSlack;
+      }
+      grow(slots_, num_slots);
+      grow(counts_, num_slots);
+      grow(values_, num_candidates);
+      grow(indices_, num_candidates);
+    });
+  }
+  template <class T>
+  static void grow(std::vector<T>& array, std::int64_t size) {
+    if (static_cast<std::int64_t>(array.size()) < size)
+      array.resize(static_cast<std::size_t>(size));
   }
 
   static std::int64_t num_samples(std::int64_t size) {
@@ -173,10 +198,7 @@ class CpuThresholds {
   /// candidates.
   void prepare_slots(const StepRun& run, std::int64_t first, std::int64_t last) {
     const std::int64_t begin = run.chunks.first(first);
-    const auto num_slots = static_cast<std::size_t>(run.chunks.first(last) - begin);
-    if (slots_.size() < num_slots) slots_.resize(num_slots);
-    if (counts_.size() < num_slots) counts_.resize(num_slots);
-    std::int64_t needed = 0;
+    std::int64_t at = 0;
     for (std::int64_t t = first; t < last; ++t) {
       TensorState& state = states_[static_cast<std::size_t>(t)];
       state = TensorState{};
@@ -184,17 +206,6 @@ class CpuThresholds {
       if (learns(run.tensors[t]))
         state.way = run.chunks.count(t) == 1 ? Way::one_chunk : Way::chunks;
       if (state.way != Way::chunks) continue;
-      for (std::int64_t c = run.chunks.first(t); c < run.chunks.first(t + 1); ++c) {
-        needed += slot_capacity(run.chunks[c].size) + kCandidateSlack;
-      }
-    }
-    if (static_cast<std::int64_t>(values_.size()) < needed) {
-      values_.resize(static_cast<std::size_t>(needed));
-      indices_.resize(static_cast<std::size_t>(needed));
-    }
-    std::int64_t at = 0;
-    for (std::int64_t t = first; t < last; ++t) {
-      if (states_[static_cast<std::size_t>(t)].way != Way::chunks) continue;
       for (std::int64_t c = run.chunks.first(t); c < run.chunks.first(t + 1); ++c) {
         Candidates& slot = slots_[static_cast<std::size_t>(c - begin)];
         slot = Candidates{values_.data() + at, indices_.data() + at,

@@ -163,6 +163,18 @@ ALKN_HOST_DEVICE inline double unbiased_deviation(double sum, double squares,
   return centered > 0 ? std::sqrt(centered / (count - 1)) : (centered <= 0 ? 0 : centered);
 }
 
+/// An integer that orders as the float does, both zeros alike, NaN above all else.
+ALKN_HOST_DEVICE inline std::uint32_t order_key(float x) noexcept {
+  const auto bits = bit_copy<std::uint32_t>(x);
+  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return 0xFFFFFFFFU;
+  if ((bits & 0x7FFFFFFFU) == 0) return 0x80000000U;
+  return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
+}
+ALKN_HOST_DEVICE inline float key_value(std::uint32_t key) noexcept {
+  if (key == 0xFFFFFFFFU) return std::numeric_limits<float>::quiet_NaN();
+  return bit_copy<float>((key & 0x80000000U) != 0 ? key ^ 0x80000000U : ~key);
+}
+
 // --- the threshold (spec: section 4) ---------------------------------------------------------
 
 /// k = max(5, floor(trim_ratio n)).
@@ -183,28 +195,24 @@ ALKN_HOST_DEVICE inline Ranks threshold_ranks(std::int64_t n, double unmask_rati
   return {n - k + 1, k};
 }
 
-/// eta = hi - (hi - lo) (rho n - k + 1) / (n - 2k + 2), or lo - 1 for rho >= 1; in double, rounded
-/// once to float.
+/// The smaller of low - 1, rounded to float, and the next number below low: the one is low itself
+/// from 2^24 on.
+ALKN_HOST_DEVICE inline float below(float low) noexcept {
+  const auto lowered = static_cast<float>(static_cast<double>(low) - 1);
+  if (!(lowered >= low) || low == -std::numeric_limits<float>::infinity()) return lowered;
+  return key_value(order_key(low) - 1);
+}
+
+/// eta = hi - (hi - lo) (rho n - k + 1) / (n - 2k + 2), in double, rounded once to float; for
+/// rho >= 1 below(lo).
 ALKN_HOST_DEVICE inline float threshold(float low, float high, std::int64_t n, double unmask_ratio,
                                         double trim_ratio) noexcept {
-  if (unmask_ratio >= 1) return static_cast<float>(static_cast<double>(low) - 1);
+  if (unmask_ratio >= 1) return below(low);
   const auto k = static_cast<double>(trim_count(n, trim_ratio));
   const auto count = static_cast<double>(n);
   const double fraction = (std::fma(unmask_ratio, count, -k) + 1) / (std::fma(-2.0, k, count) + 2);
   const double spread = static_cast<double>(high) - static_cast<double>(low);
   return static_cast<float>(std::fma(-spread, fraction, static_cast<double>(high)));
-}
-
-/// An integer that orders as the float does, both zeros alike, NaN above all else.
-ALKN_HOST_DEVICE inline std::uint32_t order_key(float x) noexcept {
-  const auto bits = bit_copy<std::uint32_t>(x);
-  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return 0xFFFFFFFFU;
-  if ((bits & 0x7FFFFFFFU) == 0) return 0x80000000U;
-  return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
-}
-ALKN_HOST_DEVICE inline float key_value(std::uint32_t key) noexcept {
-  if (key == 0xFFFFFFFFU) return std::numeric_limits<float>::quiet_NaN();
-  return bit_copy<float>((key & 0x80000000U) != 0 ? key ^ 0x80000000U : ~key);
 }
 
 }  // namespace alkn::kernel

@@ -28,9 +28,9 @@ struct Scratch {
   void reserve_candidates(std::int64_t count) {
     if (count > 0) select.reserve(1);
     const auto size = static_cast<std::size_t>(count + kCandidateSlack);
-    if (values.size() >= size) return;
-    values.resize(size);
-    indices.resize(size);
+    // each by its own size: the second may have found no memory
+    if (values.size() < size) values.resize(size);
+    if (indices.size() < size) indices.resize(size);
   }
 };
 
@@ -55,9 +55,9 @@ class ScratchPool {
   void reserve(std::int64_t num_bodies, std::int64_t num_candidates) {
     num_candidates_ = std::max(num_candidates_, num_candidates);
     while (num_scratches_ < num_bodies) {
-      ++num_scratches_;
-      free_.reserve(static_cast<std::size_t>(num_scratches_));
+      free_.reserve(static_cast<std::size_t>(num_scratches_ + 1));
       free_.push_back(std::make_unique<Scratch>());
+      ++num_scratches_;
     }
     for (const auto& scratch : free_) scratch->reserve_candidates(num_candidates_);
   }
@@ -70,10 +70,10 @@ class ScratchPool {
       free_.pop_back();
       return scratch;
     }
-    ++num_scratches_;
     auto scratch = std::make_unique<Scratch>();
     scratch->reserve_candidates(num_candidates_);
-    free_.reserve(static_cast<std::size_t>(num_scratches_));
+    free_.reserve(static_cast<std::size_t>(num_scratches_ + 1));
+    ++num_scratches_;
     return scratch;
   }
   void give(std::unique_ptr<Scratch> scratch) noexcept {

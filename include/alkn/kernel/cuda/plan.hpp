@@ -58,8 +58,14 @@ class Plan {
     for (std::int64_t t = 0; t < num_tensors; ++t) check(tensors[t], args, t);
     check_replay(args, replay);
     PlanChange change;
-    change.chunks = list_.assign(tensors, num_tensors);
-    if (change.chunks) list_chunks();
+    try {  // what it allocates
+      tensors_.resize(static_cast<std::size_t>(num_tensors));
+      change.chunks = list_.assign(tensors, num_tensors);
+      if (change.chunks) list_chunks();
+    } catch (...) {
+      list_.clear();
+      throw;
+    }
     header_.args = args;
     header_.num_tensors = num_tensors;
     header_.num_chunks = list_.size();
@@ -68,7 +74,6 @@ class Plan {
     header_.follows = replay != nullptr;
     header_.schedule = replay != nullptr ? replay->step : StepSchedule();
     used_ = {num_tensors, list_.size(), 0, 0};
-    tensors_.resize(static_cast<std::size_t>(num_tensors));
     for (std::int64_t t = 0; t < num_tensors; ++t) {
       Tensor& tensor = tensors_[static_cast<std::size_t>(t)];
       fill(tensor, tensors[t], t);
