@@ -30,7 +30,8 @@ struct Model : torch::nn::Module {
   torch::nn::Embedding tokens =
       register_module("tokens", torch::nn::Embedding(kVocabulary, kWidth));
   torch::nn::Linear head = register_module("head", torch::nn::Linear(kWidth, kVocabulary));
-  at::Tensor forward(const at::Tensor& x) { return head(tokens(x).cumsum(1).tanh()); }
+  at::Tensor hidden(const at::Tensor& x) { return tokens(x).cumsum(1).tanh(); }
+  at::Tensor forward(const at::Tensor& x) { return head(hidden(x)); }
 };
 
 // [batch]
@@ -208,6 +209,24 @@ TEST_CASE_METHOD(Fixture, "guide: micro-batches") {
   other.step();
   CHECK(whole.end().steps == 1);
   CHECK(at::allclose(twin.head->weight, model.head->weight, 1e-4, 1e-5));
+}
+
+TEST_CASE_METHOD(Fixture, "guide: answer rows") {
+  alkn::ALKN<> unlearner(model.named_parameters());
+  auto task = unlearner.begin_task({.steps = 1});
+  prepare(task, model, forget, retain);
+  Batch b = forget[0];
+  b.labels = b.tokens.clone();
+  b.labels.narrow(1, 0, 1).fill_(alkn::kIgnoredLabel);
+  // [rows]
+  const at::Tensor rows = alkn::answer_rows(b.labels);  // [N], N <= B T
+  const at::Tensor hidden = model.hidden(b.tokens).flatten(0, 1).index_select(0, rows);
+  const at::Tensor loss = task.loss(b.ids, model.head(hidden), b.labels);  // logits [N, V]
+  // [rows]
+  const at::Tensor whole = task.loss(b.ids, model.forward(b.tokens), b.labels);
+  CHECK(rows.size(0) == 4 * 5);
+  CHECK(at::allclose(loss, whole));
+  task.abandon();
 }
 
 TEST_CASE_METHOD(Fixture, "guide: retain terms") {

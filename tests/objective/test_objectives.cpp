@@ -334,7 +334,10 @@ TEST_CASE("objectives: bad input") {
   CHECK(kl(x.to(at::kFloat)) ==
         "alkn::retain_kl: expected reference logits of type Double, got Float (reference_logits)");
   CHECK(kl(at::zeros({2, 5}, at::kDouble)) ==
-        "alkn::retain_kl: expected logits of shape [B, T, V] with T and V >= 1, got [2, 5] "
+        "alkn::retain_kl: expected reference logits of shape [2, 5, 6], got [2, 5] "
+        "(reference_logits)");
+  CHECK(kl(at::zeros({5}, at::kDouble)) ==
+        "alkn::retain_kl: expected logits of shape [B, T, V] or [N, V] with T and V >= 1, got [5] "
         "(reference_logits)");
   const Tensor bad = x.clone();
   bad[1][2][0] = std::nan("");

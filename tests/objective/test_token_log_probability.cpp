@@ -275,20 +275,21 @@ TEST_CASE("token_log_probability: bad input") {
   const Tensor x = c.logits.to(at::kFloat), label = c.label;
   CHECK(error(x, label) == "nothing was thrown");
   CHECK(error(Tensor(), label) ==
-        "alkn::token_log_probability: expected logits of shape [B, T, V], got an undefined tensor "
+        "alkn::token_log_probability: expected logits of shape [B, T, V] or [N, V], got an "
+        "undefined tensor "
         "(logits)");
-  CHECK(
-      error(x[0], label) ==
-      "alkn::token_log_probability: expected logits of shape [B, T, V] with T and V >= 1, got [4, "
-      "9] (logits)");
-  CHECK(
-      error(x.narrow(2, 0, 0), label) ==
-      "alkn::token_log_probability: expected logits of shape [B, T, V] with T and V >= 1, got [2, "
-      "4, 0] (logits)");
-  CHECK(
-      error(x.narrow(1, 0, 0), label.narrow(1, 0, 0)) ==
-      "alkn::token_log_probability: expected logits of shape [B, T, V] with T and V >= 1, got [2, "
-      "0, 9] (logits)");
+  CHECK(error(x[0][0], label) ==
+        "alkn::token_log_probability: expected logits of shape [B, T, V] or [N, V] with T and V >= "
+        "1, got [9] "
+        "(logits)");
+  CHECK(error(x.narrow(2, 0, 0), label) ==
+        "alkn::token_log_probability: expected logits of shape [B, T, V] or [N, V] with T and V >= "
+        "1, got [2, "
+        "4, 0] (logits)");
+  CHECK(error(x.narrow(1, 0, 0), label.narrow(1, 0, 0)) ==
+        "alkn::token_log_probability: expected logits of shape [B, T, V] or [N, V] with T and V >= "
+        "1, got [2, "
+        "0, 9] (logits)");
   CHECK(error(x.to(at::kInt), label) ==
         "alkn::token_log_probability: expected logits of type Float, Double, BFloat16 or Half, got "
         "Int (logits)");

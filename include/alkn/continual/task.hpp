@@ -90,8 +90,8 @@ class [[nodiscard]] Task {
 
   /// Remembers what the objective needs of these samples, as the model knows them now (evaluation
   /// mode is the caller's to set). A sample that is remembered again replaces what was.
-  /// @param ids [B] int64  @param batch what the objective takes: logits [B, T, V], labels [B, T]
-  /// int64
+  /// @param ids [B] int64  @param batch what the objective takes: logits [B, T, V], or [N, V] of
+  /// answer_rows(labels) alone, and labels [B, T] int64
   template <class... Batch>
   void remember(const Tensor& ids, const Batch&... batch) {
     static_assert(ObjectiveFor<Objective, Options, Batch...>,
@@ -120,7 +120,7 @@ class [[nodiscard]] Task {
 
   /// The forget loss of a batch; differentiable.
   /// @param ids [B] int64, remembered before the first step if the objective remembers
-  /// @param batch what the objective takes: logits [B, T, V], labels [B, T] int64
+  /// @param batch what the objective takes: logits [B, T, V] or [N, V], labels [B, T] int64
   template <class... Batch>
   [[nodiscard]] Tensor loss(const Tensor& ids, const Batch&... batch) const {
     static_assert(ObjectiveFor<Objective, Options, Batch...>,
@@ -139,8 +139,8 @@ class [[nodiscard]] Task {
   }
 
   /// The weighted retain term of the loss, to be added to `loss`.
-  /// @param logits [B, T, V], @param labels [B, T] int64 of retain data
-  /// @param reference_logits [B, T, V], for RetainTerm::kl: computed under start_weights()
+  /// @param logits [B, T, V] or [N, V], @param labels [B, T] int64 of retain data
+  /// @param reference_logits of the same shape, for RetainTerm::kl: computed under start_weights()
   [[nodiscard]] Tensor retain_loss(const Tensor& logits, const Tensor& labels,
                                    const Tensor& reference_logits = {}) const {
     static_cast<void>(running("retain_loss()"));

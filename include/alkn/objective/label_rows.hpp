@@ -51,14 +51,18 @@ inline void check_labels(std::string_view owner, const Tensor& labels) {
                    ": expected labels of type Long, got ", labels.scalar_type(), " (labels)");
 }
 
-/// Throws unless `logits` is a dense [B, T, V] tensor of a floating-point type with T and V >= 1.
+/// Throws unless `logits` is a dense [B, T, V] or [N, V] tensor of a floating-point type with T and
+/// V >= 1.
 inline void check_logits(std::string_view owner, const Tensor& logits, std::string_view where) {
   TORCH_CHECK_VALUE(logits.defined(), "alkn::", owner,
-                    ": expected logits of shape [B, T, V], got an undefined tensor (", where, ")");
+                    ": expected logits of shape [B, T, V] or [N, V], got an undefined tensor (",
+                    where, ")");
   TORCH_CHECK_VALUE(logits.layout() == at::kStrided, "alkn::", owner,
                     ": expected logits of layout Strided, got ", logits.layout(), " (", where, ")");
-  TORCH_CHECK_VALUE(logits.dim() == 3 && logits.size(1) >= 1 && logits.size(2) >= 1,
-                    "alkn::", owner, ": expected logits of shape [B, T, V] with T and V >= 1, got ",
+  const bool fits =
+      (logits.dim() == 2 || (logits.dim() == 3 && logits.size(1) >= 1)) && logits.size(-1) >= 1;
+  TORCH_CHECK_VALUE(fits, "alkn::", owner,
+                    ": expected logits of shape [B, T, V] or [N, V] with T and V >= 1, got ",
                     logits.sizes(), " (", where, ")");
   TORCH_CHECK_TYPE(is_logit_type(logits.scalar_type()), "alkn::", owner,
                    ": expected logits of type Float, Double, BFloat16 or Half, got ",
@@ -84,12 +88,17 @@ inline void check_logits_and_labels(std::string_view owner, const Tensor& logits
                                     const Tensor& labels) {
   check_logits(owner, logits, "logits");
   check_labels(owner, labels);
-  TORCH_CHECK_VALUE(labels.size(0) == logits.size(0) && labels.size(1) == logits.size(1),
-                    "alkn::", owner, ": expected labels of shape [", logits.size(0), ", ",
-                    logits.size(1), "], got ", labels.sizes(), " (labels)");
+  TORCH_CHECK_VALUE(logits.dim() == 2 || labels.sizes() == logits.sizes().slice(0, 2),
+                    "alkn::", owner, ": expected labels of shape ", logits.sizes().slice(0, 2),
+                    ", got ", labels.sizes(), " (labels)");
   TORCH_CHECK_VALUE(labels.device() == logits.device(), "alkn::", owner, ": expected labels on ",
                     logits.device(), ", where the logits are, got ", labels.device(), " (labels)");
-  if (labels.is_cpu()) check_label_range(owner, labels, logits.size(2));
+  if (!labels.is_cpu()) return;
+  check_label_range(owner, labels, logits.size(-1));
+  if (logits.dim() != 2) return;
+  const auto counted = next_labels(labels).ne(kIgnoredLabel).sum().item<std::int64_t>();
+  TORCH_CHECK_VALUE(logits.size(0) == counted, "alkn::", owner, ": expected logits of ", counted,
+                    " rows, as many as labels that count, got ", logits.sizes(), " (logits)");
 }
 
 }  // namespace detail

@@ -49,14 +49,14 @@ inline Tensor valid_tokens(const Tensor& labels) {
 
 /// Negative log-likelihood, averaged over the tokens that count; 0 with a zero gradient where there
 /// are none.
-/// @param logits [B, T, V]  @param labels [B, T]; both as in `token_log_probability`
+/// @param logits [B, T, V] or [N, V]  @param labels [B, T]; both as in `token_log_probability`
 /// @returns a scalar, float or double
 inline Tensor mean_nll(const Tensor& logits, const Tensor& labels) {
   return detail::mean_over_counted(token_log_probability(logits, labels), labels).neg();
 }
 
 /// Negative log-likelihood of each sequence, the sum over its tokens that count.
-/// @param logits [B, T, V]  @param labels [B, T]; both as in `token_log_probability`
+/// @param logits [B, T, V] or [N, V]  @param labels [B, T]; both as in `token_log_probability`
 /// @returns [B], float or double
 inline Tensor sequence_nll(const Tensor& logits, const Tensor& labels) {
   return detail::row_sums(token_log_probability(logits, labels)).neg();

@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 #include <alkn/detail/autograd.hpp>
 #include <alkn/objective/label_rows.hpp>
+#include <alkn/objective/logit_rows.hpp>
 #include <alkn/objective/losses.hpp>
 #include <alkn/objective/token_log_probability.hpp>
 
@@ -129,39 +130,40 @@ inline void aten_divergence_gradient(const Tensor& logits, const Tensor& referen
 struct RetainKL : torch::autograd::Function<RetainKL> {
   static constexpr const char* kName = "retain_kl";
 
-  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& logits,
-                        const Tensor& reference, const Tensor& labels) {
-    const Tensor next = next_labels(labels);
+  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& given,
+                        const Tensor& given_reference, const Tensor& labels) {
+    const LogitRows rows(given, labels);
+    const Tensor &logits = rows.logits, &next = rows.next, reference = as_rows(given_reference);
     const auto wide = logits.options().dtype(wide_type(logits.scalar_type()));
     const Tensor divergence = at::zeros(next.sizes(), wide);
     const bool cpu = logits.is_cpu();
     const Tensor stats = at::zeros({cpu ? 4 : 0, next.size(0), next.size(1)}, wide);
     if (cpu) {
       cpu_divergence(logits, reference, next, divergence, stats);
-      check_log_sum_exp(kName, next, stats.narrow(0, 0, 2), "logits");
-      check_log_sum_exp(kName, next, stats.narrow(0, 2, 2), "reference logits");
+      check_log_sum_exp(kName, rows, stats.narrow(0, 0, 2), "logits");
+      check_log_sum_exp(kName, rows, stats.narrow(0, 2, 2), "reference logits");
     } else {
       aten_divergence(logits, reference, next, divergence);
     }
-    ctx->save_for_backward({logits, reference, next, stats});
-    return divergence.narrow(1, 0, next.size(1) - 1).contiguous();
+    ctx->save_for_backward({given, given_reference, next, rows.place, rows.misfit, stats});
+    return rows.to_positions(divergence);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
     refuse_create_graph(kName);
     const auto saved = ctx->get_saved_variables();
-    const Tensor &logits = saved[0], &reference = saved[1], &next = saved[2], &stats = saved[3];
-    const Tensor grad_out = at::zeros(next.sizes(), stats.options());
-    grad_out.narrow(1, 0, next.size(1) - 1).copy_(grads[0]);
-    const Tensor grad = at::empty(logits.sizes(), logits.options());
+    const LogitRows rows(saved[0], saved[2], saved[3], saved[4]);
+    const Tensor &logits = rows.logits, &next = rows.next, &stats = saved[5];
+    const Tensor reference = as_rows(saved[1]), grad_out = rows.to_rows(grads[0]);
+    const Tensor result = at::empty(saved[0].sizes(), logits.options()), grad = as_rows(result);
     if (logits.is_cpu()) {
       ask_for_huge_pages(grad);
       cpu_divergence_gradient(logits, reference, next, grad_out, stats, grad);
     } else {
       aten_divergence_gradient(logits, reference, next, grad_out, grad);
     }
-    return {grad, Tensor(), Tensor()};
+    return {result, Tensor(), Tensor()};
   }
 };
 
@@ -169,12 +171,12 @@ struct RetainKL : torch::autograd::Function<RetainKL> {
 
 /// KL(p_ref, p), summed over the vocabulary and averaged over the positions whose label counts; 0
 /// with a zero gradient where there are none. Padding does not count.
-/// @param logits [B, T, V], @param labels [B, T]; both as in `token_log_probability`
-/// @param reference_logits [B, T, V] of the same type and device, of the model before; not
+/// @param logits [B, T, V] or [N, V], @param labels [B, T]; both as in `token_log_probability`
+/// @param reference_logits of the same shape, type and device, of the model before; not
 /// differentiated
 /// @returns a scalar, float or double; differentiable once by `logits`
 /// @throws as `token_log_probability`, also for the reference logits
-/// Saves both logits and four numbers a row; the backward pass builds one [B, T, V] tensor, the
+/// Saves both logits and four numbers a row; the backward pass builds one tensor of their size, the
 /// gradient.
 inline Tensor retain_kl(const Tensor& logits, const Tensor& reference_logits,
                         const Tensor& labels) {

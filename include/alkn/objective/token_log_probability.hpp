@@ -8,6 +8,7 @@
 #include <ATen/ops/zeros.h>
 #include <alkn/detail/autograd.hpp>
 #include <alkn/objective/label_rows.hpp>
+#include <alkn/objective/logit_rows.hpp>
 #include <alkn/objective/token_log_probability_aten.hpp>
 #include <alkn/objective/token_log_probability_cpu.hpp>
 #include <alkn/objective/token_log_probability_cuda.hpp>
@@ -21,17 +22,17 @@ namespace detail {
 
 /// Throws where the log-sum-exp of a counted row is not a number, or infinite. Reads values: CPU
 /// only.
-/// @param next [B, T]  @param stats [2, B, T]  @param what for example "logits"
-inline void check_log_sum_exp(std::string_view owner, const Tensor& next, const Tensor& stats,
+/// @param stats [2, number of rows], in any shape  @param what for example "logits"
+inline void check_log_sum_exp(std::string_view owner, const LogitRows& rows, const Tensor& stats,
                               std::string_view what) {
   const Tensor sum = stats.select(0, 0).add(stats.select(0, 1)).to(at::kDouble);
   const double* value = sum.const_data_ptr<double>();
-  const std::int64_t* label = next.const_data_ptr<std::int64_t>();
-  for (std::int64_t row = 0; row < next.numel(); ++row) {
+  const std::int64_t* label = rows.next.const_data_ptr<std::int64_t>();
+  for (std::int64_t row = 0; row < rows.next.numel(); ++row) {
     TORCH_CHECK_VALUE(label[row] == kIgnoredLabel || std::isfinite(value[row]), "alkn::", owner,
                       ": expected ", what, " with a finite log-sum-exp, got ",
-                      std::isnan(value[row]) ? "nan" : (value[row] > 0 ? "inf" : "-inf"),
-                      " (sample ", row / next.size(1), ", position ", row % next.size(1), ")");
+                      std::isnan(value[row]) ? "nan" : (value[row] > 0 ? "inf" : "-inf"), " (",
+                      rows.where(row), ")");
   }
 }
 
@@ -45,32 +46,33 @@ inline void refuse_create_graph(std::string_view owner) {
 struct TokenLogProbability : torch::autograd::Function<TokenLogProbability> {
   static constexpr const char* kName = "token_log_probability";
 
-  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& logits,
+  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& given,
                         const Tensor& labels) {
-    const Tensor next = next_labels(labels);
+    const LogitRows rows(given, labels);
+    const Tensor &logits = rows.logits, &next = rows.next;
     const auto wide = logits.options().dtype(wide_type(logits.scalar_type()));
     const Tensor log_p = at::zeros(next.sizes(), wide);
     const Tensor stats = at::zeros({2, next.size(0), next.size(1)}, wide);
     if (logits.is_cpu()) {
       cpu_log_probability(logits, next, log_p, stats);
-      check_log_sum_exp(kName, next, stats, "logits");
+      check_log_sum_exp(kName, rows, stats, "logits");
     } else if (const CudaTable* kernels = token_kernels(logits)) {
       cuda_log_probability(*kernels, logits, next, log_p, stats);
     } else {
       aten_log_probability(logits, next, log_p, stats);
     }
-    ctx->save_for_backward({logits, next, stats});
-    return log_p.narrow(1, 0, next.size(1) - 1).contiguous();
+    ctx->save_for_backward({given, next, rows.place, rows.misfit, stats});
+    return rows.to_positions(log_p);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
     refuse_create_graph(kName);
     const auto saved = ctx->get_saved_variables();
-    const Tensor &logits = saved[0], &next = saved[1], &stats = saved[2];
-    const Tensor grad_out = at::zeros(next.sizes(), stats.options());
-    grad_out.narrow(1, 0, next.size(1) - 1).copy_(grads[0]);
-    const Tensor grad = at::empty(logits.sizes(), logits.options());
+    const LogitRows rows(saved[0], saved[1], saved[2], saved[3]);
+    const Tensor &logits = rows.logits, &next = rows.next, &stats = saved[4];
+    const Tensor grad_out = rows.to_rows(grads[0]);
+    const Tensor result = at::empty(saved[0].sizes(), logits.options()), grad = as_rows(result);
     if (logits.is_cpu()) {
       ask_for_huge_pages(grad);
       cpu_gradient(logits, next, grad_out, stats, grad);
@@ -79,7 +81,7 @@ struct TokenLogProbability : torch::autograd::Function<TokenLogProbability> {
     } else {
       aten_gradient(logits, next, grad_out, stats, grad);
     }
-    return {grad, Tensor()};
+    return {result, Tensor()};
   }
 };
 
@@ -88,16 +90,18 @@ struct TokenLogProbability : torch::autograd::Function<TokenLogProbability> {
 /// The log-probability of every label under the logits of the position before it:
 /// out[b, t] = log softmax(logits[b, t])[labels[b, t + 1]], exactly 0 where labels[b, t + 1] is
 /// -100.
-/// @param logits [B, T, V] float, double, bfloat16 or half, any device; never written to
+/// @param logits [B, T, V] float, double, bfloat16 or half, any device; never written to. Or the
+/// rows of `answer_rows(labels)` alone, [N, V]: the same result to the bit.
 /// @param labels [B, T] int64 on the same device, in [0, V) or -100; labels[:, 0] predict nothing
 /// @returns [B, T - 1] float (double for double logits); differentiable once by the logits
 /// @throws c10::ValueError or c10::TypeError on a wrong shape, type or device; on the CPU also on a
-/// label outside the vocabulary and on a row whose log-sum-exp is not finite (a NaN). Elsewhere a
-/// check would wait for the device: such a row is NaN, and so is its gradient. Same bits for any
-/// number of threads. Saves the logits and two numbers a row; the backward pass builds one [B, T,
-/// V] tensor, the gradient. Rows without a label are not read, and their gradient is zero. On CUDA
-/// in a program that links alkn::cuda: one read of the logits forward, one read and one write
-/// backward; double logits, and programs without it, take ATen operations.
+/// label outside the vocabulary, on a row whose log-sum-exp is not finite (a NaN) and on another
+/// number of rows than labels that count. Elsewhere a check would wait for the device: such a row
+/// is NaN, and so is its gradient; with a wrong number of rows all are. Same bits for any number of
+/// threads. Saves the logits and two numbers a row; the backward pass builds one tensor of their
+/// size, the gradient. Rows without a label are not read, and their gradient is zero. On CUDA in a
+/// program that links alkn::cuda: one read of the logits forward, one read and one write backward;
+/// double logits, and programs without it, take ATen operations.
 inline Tensor token_log_probability(const Tensor& logits, const Tensor& labels) {
   detail::check_logits_and_labels(detail::TokenLogProbability::kName, logits, labels);
   return detail::TokenLogProbability::apply(logits, labels);

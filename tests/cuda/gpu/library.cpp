@@ -81,6 +81,19 @@ TEST_CASE("the token log-probability and its gradient are those of the CPU", "[g
     const auto [want, want_grad] = run(at::kCPU);
     CHECK(at::allclose(log_p, want, 1e-6, 1e-7));
     CHECK(at::allclose(grad.to(at::kFloat), want_grad.to(at::kFloat), 1e-6, 1e-9));
+    // of the answer rows alone: the same bits
+    const Tensor places = alkn::answer_rows(labels), on_gpu = labels.to(kGpu);
+    const Tensor flat = logits.flatten(0, 1).index_select(0, places);
+    const Tensor rows = flat.to(kGpu).requires_grad_(true);
+    const Tensor part = alkn::token_log_probability(rows, on_gpu);
+    part.mul(weight.to(kGpu)).sum().backward();
+    CHECK(at::equal(part.detach().to(at::kCPU), log_p));
+    CHECK(at::equal(rows.grad().to(at::kCPU), grad.flatten(0, 1).index_select(0, places)));
+    // another number of rows is no error there: a check would wait for the device
+    CHECK(alkn::token_log_probability(rows.detach().narrow(0, 1, 3), on_gpu)
+              .isnan()
+              .all()
+              .item<bool>());
   }
 }
 
