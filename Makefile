@@ -3,6 +3,7 @@
 #
 #   make demo              train a small model, then make it forget, method by method
 #   make model             put SmolLM2-135M-Instruct into models/smollm2-135m (93 MB to download)
+#   make test-model        run transformers beside the models of examples/models (5 GB to download)
 #   make experiment        compare all methods at equal forgetting, QUICK=1: a trial of a minute
 #   make test              build and run all tests
 #   make bench             build and run the benchmarks; QUICK=1: the main table, in a minute
@@ -23,8 +24,8 @@ JOBS ?= $(shell nproc)
 RESULTS ?= build/experiment$(if $(QUICK),-quick)
 BUILD := build/$(PRESET)
 
-.PHONY: help setup dev-setup configure demo model experiment test bench golden tofu_metrics report \
-  results cuda docs format lint
+.PHONY: help setup dev-setup configure demo model test-model experiment test bench golden tofu_metrics \
+  report results cuda docs format lint
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -44,6 +45,11 @@ demo: configure
 
 model:
 	@scripts/model/run
+
+test-model: configure
+	@scripts/setup --model
+	@cmake --build $(BUILD) -j $(JOBS) --target model_probe
+	@.venv-model/bin/python tests/models/live.py $(BUILD)/tests/models/model_probe
 
 # Resumes: what is finished in the folder is kept.
 experiment: configure

@@ -1,0 +1,230 @@
+// Every family against transformers' logits and greedy tokens; what a checkpoint has beside them.
+#include "models/load.hpp"
+
+#include <unistd.h>
+#include <alkn/io/save_model.hpp>
+
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+// Last: LibTorch has a CHECK of its own.
+#include "catch.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+using alkn::io::ModelFolder;
+using models::CausalModel;
+using models::Json;
+
+constexpr double kTolerance = 1e-4;  // of the largest absolute logit
+constexpr double kMargin = 1e-3;     // tokens are compared while the best one leads by more
+
+fs::path fixture(const std::string& name) { return fs::path(ALKN_MODEL_FIXTURES) / name; }
+
+Json json_of(const fs::path& path) {
+  std::ifstream stream(path);
+  return Json::parse(stream);
+}
+
+at::Tensor tensor_of(const std::vector<std::int64_t>& tokens) {
+  return at::tensor(tokens, at::kLong).unsqueeze(0);
+}
+
+/// As models::greedy, reading everything again for each token.
+std::vector<std::int64_t> greedy_without_cache(CausalModel& model, std::vector<std::int64_t> tokens,
+                                               std::size_t count) {
+  const at::NoGradGuard no_grad;
+  std::vector<std::int64_t> answer;
+  while (answer.size() < count) {
+    answer.push_back(
+        model.forward(tensor_of(tokens)).select(1, -1).argmax(-1).item<std::int64_t>());
+    tokens.push_back(answer.back());
+  }
+  return answer;
+}
+
+/// How many leading tokens have to be equal: up to the first that does not lead clearly.
+std::size_t num_clear(const Json& margins) {
+  std::size_t n = 0;
+  while (n < margins.size() && margins[n].get<double>() > kMargin) ++n;
+  return n;
+}
+
+void check_greedy(CausalModel& model, const Json& expected, bool with_cache) {
+  const auto prompt = expected["prompt"].is_string() ? expected["tokens"] : expected["prompt"];
+  const auto tokens = prompt.get<std::vector<std::int64_t>>();
+  auto wanted = expected["greedy"].get<std::vector<std::int64_t>>();
+  const std::size_t clear = num_clear(expected["margins"]);
+  REQUIRE(clear == 50);
+  auto got = with_cache ? models::greedy(model, tokens, 50)
+                        : greedy_without_cache(model, tokens, wanted.size());
+  CHECK(got == wanted);
+}
+
+const std::vector<std::string> kFamilies{"llama_plain",  "llama_grouped", "llama_3", "llama_3_old",
+                                         "llama_linear", "qwen2",         "mistral", "phi",
+                                         "gpt2",         "gpt2_bare"};
+
+template <class Body>
+std::string error_of(const Body& body) {
+  try {
+    body();
+  } catch (const c10::Error& error) {
+    return error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+}  // namespace
+
+TEST_CASE("logits and tokens are transformers'", "[models]") {
+  for (const std::string& name : kFamilies) {
+    INFO(name);
+    const at::NoGradGuard no_grad;
+    const Json expected = json_of(fixture(name) / "expected.json");
+    const auto model = models::load(ModelFolder(fixture(name)));
+    std::vector<at::Tensor> rows;
+    for (const Json& row : expected["tokens"]) rows.push_back(tensor_of(row));
+    const at::Tensor logits = model->forward(at::cat(rows));
+    const double bound = kTolerance * expected["largest"].get<double>();
+    double worst = 0;
+    for (std::size_t row = 0; row < rows.size(); ++row) {
+      for (std::size_t i = 0; i < expected["positions"].size(); ++i) {
+        const auto values = expected["logits"][row][i].get<std::vector<double>>();
+        const at::Tensor got =
+            logits[static_cast<std::int64_t>(row)][expected["positions"][i].get<std::int64_t>()];
+        const at::Tensor difference = (got.to(at::kDouble) - at::tensor(values, at::kDouble)).abs();
+        worst = std::max(worst, difference.max().item<double>());
+      }
+    }
+    CHECK(worst <= bound);
+    check_greedy(*model, expected, true);
+    check_greedy(*model, expected, false);
+  }
+}
+
+TEST_CASE("SmolLM2's logits and tokens are transformers'", "[models]") {
+  if (!fs::exists(ALKN_SMOLLM2)) {
+    std::puts("skipped: models/smollm2-135m is not here; `make model` puts it there");
+    return;
+  }
+  const at::NoGradGuard no_grad;
+  const auto model = models::load(ModelFolder(ALKN_SMOLLM2));
+  for (const Json& expected : json_of(fixture("smollm2.json"))) {
+    const at::Tensor logits = model->forward(tensor_of(expected["tokens"])).select(1, -1)[0];
+    const auto [values, ids] = logits.topk(10);
+    const auto wanted = expected["logits"].get<std::vector<double>>();
+    CHECK(ids.equal(at::tensor(expected["ids"].get<std::vector<std::int64_t>>(), at::kLong)));
+    CHECK((values.to(at::kDouble) - at::tensor(wanted, at::kDouble)).abs().max().item<double>() <=
+          kTolerance * expected["largest"].get<double>());
+    check_greedy(*model, expected, true);
+  }
+}
+
+TEST_CASE("every folder is written back with the same bytes", "[models]") {
+  const fs::path out = fs::temp_directory_path() / ("alkn-models-" + std::to_string(::getpid()));
+  const auto bytes = [](const fs::path& path) {
+    std::ifstream stream(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(stream), {});
+  };
+  for (const std::string& name : kFamilies) {
+    INFO(name);
+    const ModelFolder folder(fixture(name));
+    const auto model = models::load(folder);
+    alkn::io::save_model(out, folder, model->named_parameters());
+    const ModelFolder copy(out);
+    CHECK(copy.names() == folder.names());
+    for (const std::string& tensor : folder.names()) {
+      const auto before = folder.find(tensor), after = copy.find(tensor);
+      CHECK(after->shard->file == before->shard->file);
+      CHECK(after->array->dtype == before->array->dtype);
+      const auto read = [](const ModelFolder::Location& place) {
+        std::string data(static_cast<std::size_t>(place.array->num_bytes()), ' ');
+        place.shard->contents.read(*place.array, data.data());
+        return data;
+      };
+      CHECK(read(*after) == read(*before));
+    }
+    CHECK(bytes(out / "config.json") == bytes(fixture(name) / "config.json"));
+  }
+  fs::remove_all(out);
+}
+
+TEST_CASE("chosen rows of the hidden states have the logits of the whole", "[models]") {
+  const at::NoGradGuard no_grad;
+  const auto model = models::load(ModelFolder(fixture("llama_grouped")));
+  const at::Tensor tokens = at::arange(3, 43, at::kLong).view({2, 20});
+  const at::Tensor all = model->forward(tokens);
+  const at::Tensor hidden = model->hidden(tokens);
+  const at::Tensor rows = model->head(hidden[1].narrow(0, 5, 4));
+  CHECK((rows - all[1].narrow(0, 5, 4)).abs().max().item<double>() <= 1e-5);
+}
+
+TEST_CASE("a block may be run by another function, with its parameters known", "[models]") {
+  const auto model = models::load(ModelFolder(fixture("qwen2")));
+  const at::Tensor tokens = at::arange(3, 43, at::kLong).view({2, 20});
+  const at::Tensor plain = model->forward(tokens).detach();
+  std::vector<std::size_t> counts;
+  model->set_run_block([&](models::Block& block, const auto& body, const at::Tensor& x) {
+    counts.push_back(block.parameters().size());
+    return body(x) + 0;
+  });
+  CHECK(model->forward(tokens).detach().equal(plain));
+  CHECK(counts == std::vector<std::size_t>{12, 12});  // qwen2's: 3 biases, 7 matrices, 2 norms
+}
+
+TEST_CASE("only the named parameters are trained", "[models]") {
+  const auto model = models::load(ModelFolder(fixture("llama_grouped")));
+  CHECK(models::train_only(*model, R"(model\.layers\.1\..*norm.*)") == 64);
+  std::vector<std::string> trained;
+  for (const auto& item : model->named_parameters()) {
+    if (item.value().requires_grad()) trained.push_back(item.key());
+  }
+  CHECK(trained == std::vector<std::string>{"model.layers.1.input_layernorm.weight",
+                                            "model.layers.1.post_attention_layernorm.weight"});
+  CHECK(
+      error_of([&] { models::train_only(*model, "layers"); }) ==
+      "models: expected a pattern that matches a parameter, got \"layers\" (parameters are called "
+      "\"model.embed_tokens.weight\" and so on)");
+  CHECK(error_of([&] {
+          models::train_only(*model, "(");
+        }).find("models: expected a regular expression, got \"(\": ") == 0);
+  models::train_only(*model, R"(lm_head\.weight)");  // tied
+  CHECK(model->named_parameters()["model.embed_tokens.weight"].requires_grad());
+}
+
+TEST_CASE("what a model cannot do is said", "[models]") {
+  const auto model = models::load(ModelFolder(fixture("mistral")));
+  CHECK(error_of([&] {
+          model->forward(at::full({1, 81}, 3, at::kLong));
+        }) == "models::CausalModel: expected at most 80 tokens (sliding_window), got 81");
+  models::KeyValueCache cache;
+  model->forward(at::full({1, 3}, 3, at::kLong), &cache);
+  CHECK(error_of([&] {
+          model->forward(at::full({1, 2}, 3, at::kLong), &cache);
+        }) == "models::CausalModel: expected one token after the first, got 2");
+
+  const fs::path path = fs::temp_directory_path() / ("alkn-models-" + std::to_string(::getpid()));
+  fs::create_directories(path);
+  auto tensors = alkn::io::load_tensors(fixture("llama_plain") / "model.safetensors");
+  tensors.emplace_back("model.layers.0.self_attn.rotary", at::full({1}, 1.0, at::kFloat));
+  alkn::io::save_tensors(path / "model.safetensors", tensors);
+  Json config = json_of(fixture("llama_plain") / "config.json");
+  config["vocab_size"] = 97;
+  std::ofstream(path / "config.json") << config;
+  CHECK(error_of([&] { models::load(ModelFolder(path)); }) ==
+        "alkn::io::load_model: expected the model's names and shapes, got unused "
+        "\"model.layers.0.self_attn.rotary\"; misfitting \"lm_head.weight\" F32 [96, 32] for Float "
+        "[97, 32], \"model.embed_tokens.weight\" F32 [96, 32] for Float [97, 32] (" +
+            path.string() + ")");
+  fs::remove_all(path);
+}
