@@ -118,6 +118,7 @@ void run_mask(Fibers runner, const device::MaskWords& w) {
 template <class T>
 void check_rows(Case<T>& c) {
   const auto& cpu = row_functions<T>(SimdLevel::scalar);
+  const FlushDenormals flush;
   std::vector<T> want(static_cast<std::size_t>(c.size));
   for (std::int64_t r = 0; r < c.num_rows; ++r) {
     CAPTURE(r, c.size);

@@ -21,7 +21,14 @@ struct Setting {
   double low_ratio = 1;
   std::int64_t shift = 0;
   bool compact = false;
+  bool tiny = false;  ///< gradients over forty orders of magnitude, denormals among them
 };
+
+/// A gradient of the setting, about `scale` where it is not tiny.
+float gradient_of(const Setting& s, Numbers& numbers, float scale) {
+  const float x = numbers.normal(scale);
+  return s.tiny ? std::ldexp(x, -static_cast<int>(numbers.below(146))) : x;
+}
 
 /// Around a group of 4, a word, a tile, the direct selection, a unit and a chunk.
 const std::vector<std::int64_t> kSizes = {0,     1,     3,     4,     5,
@@ -40,8 +47,9 @@ std::vector<OwnedTensor> make_tensors(const Setting& s, const std::vector<std::i
     for (std::int64_t i = 0; i < size; ++i) {
       t.param[t.at(i)] = numbers.normal(0.3F);
       if (s.type != DType::float32) t.param_narrow[t.at(i)] = narrow(t.param[t.at(i)], s.type);
-      const float r = numbers.normal(0.05F);
-      t.set_retain(i, s.args.score == ScoreKind::ratio ? 1.0F / (std::fabs(r) + 0.04F) : r);
+      const float r = gradient_of(s, numbers, 0.05F);
+      const float least = s.tiny ? 1e-30F : 0.04F;
+      t.set_retain(i, s.args.score == ScoreKind::ratio ? 1.0F / (std::fabs(r) + least) : r);
       const std::uint64_t bit = std::uint64_t{1} << (i % 64);
       if (numbers.below(3) == 0) t.used[static_cast<std::size_t>(i / 64)] |= bit;
       if (s.args.mask == MaskKind::given && numbers.below(2) == 0) {
@@ -59,7 +67,7 @@ std::vector<OwnedTensor> make_tensors(const Setting& s, const std::vector<std::i
 void new_gradients(std::vector<OwnedTensor>& tensors, const Setting& s, int step) {
   Numbers numbers(1000 + static_cast<std::uint64_t>(step));
   for (OwnedTensor& t : tensors) {
-    for (std::int64_t i = 0; i < t.size; ++i) t.set_grad(i, numbers.normal(0.05F));
+    for (std::int64_t i = 0; i < t.size; ++i) t.set_grad(i, gradient_of(s, numbers, 0.05F));
     t.adamw = adamw_numbers(step, 3e-3, 0.01, s.low_ratio);
     t.seed = rounding_seed(t.size, step);
   }
@@ -181,6 +189,22 @@ TEST_CASE("steps without a score have the bits of the CPU's") {
   SECTION("a given mask, for a foreign optimizer") {
     s.args.mask = MaskKind::given, s.args.update = Update::gradient;
   }
+  check_setting(s, fibers());
+}
+
+TEST_CASE("gradients too small to count give the bits of the CPU") {
+  Setting s = localized();
+  s.tiny = true;
+  SECTION("first task") {}
+  SECTION("ratio") { s.args.score = ScoreKind::ratio; }
+  SECTION("bfloat16") { s.type = s.retain_type = DType::bfloat16; }
+  SECTION("later task") { s.second_task = true, s.args.threshold_due = false; }
+  SECTION("compact state, later task, frozen") {
+    s.second_task = s.compact = true, s.args.threshold_due = false;
+    s.args.masked = Masked::freeze;
+  }
+  SECTION("AdamW") { s.args = StepArgs(); }
+  SECTION("a foreign optimizer's gradient") { s.args.update = Update::gradient; }
   check_setting(s, fibers());
 }
 

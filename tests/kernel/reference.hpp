@@ -13,6 +13,11 @@ namespace alkn_test {
 
 inline bool nan_last_less(float a, float b) { return std::isnan(b) ? !std::isnan(a) : a < b; }
 
+/// A number below 2^-126 counts as 0.
+inline float without_denormal(float x) {
+  return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0F, x) : x;
+}
+
 /// eta of section 4 by sorting.
 inline float reference_threshold(std::vector<float> m, double rho, double trim) {
   const auto n = static_cast<std::int64_t>(m.size());
@@ -24,7 +29,7 @@ inline float reference_threshold(std::vector<float> m, double rho, double trim) 
   const double lo = static_cast<double>(m[static_cast<std::size_t>(k - 1)]);
   const double fraction = (rho * static_cast<double>(n) - static_cast<double>(k) + 1) /
                           static_cast<double>(n - 2 * k + 2);
-  return static_cast<float>(hi - (hi - lo) * fraction);
+  return without_denormal(static_cast<float>(hi - (hi - lo) * fraction));
 }
 
 struct ReferenceResult {

@@ -66,11 +66,13 @@ struct Scores {
     t.score = target;
     StepTensor view = t.view();
     cpu.run(&view, 1, args, ParallelFor(pool, threads));
-    const float eta = reference_threshold(target, args.unmask_ratio, args.trim_ratio);
-    bool good = same(view.threshold, eta);
+    std::vector<float> counted = target;
+    for (float& x : counted) x = without_denormal(x);
+    const float eta = reference_threshold(counted, args.unmask_ratio, args.trim_ratio);
+    bool good = same(view.threshold, eta) || (view.threshold == 0 && eta == 0);  // of any sign
     std::int64_t num_on = 0;
     for (std::int64_t i = 0; i < t.size; ++i) {
-      const bool on = target[static_cast<std::size_t>(i)] > eta;
+      const bool on = counted[static_cast<std::size_t>(i)] > eta;
       good = good && on == OwnedTensor::bit(t.mask, i);
       num_on += on ? 1 : 0;
     }

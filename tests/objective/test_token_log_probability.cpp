@@ -1,4 +1,5 @@
 // token_log_probability against log_softmax and gather, in every type, on both paths.
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
@@ -7,6 +8,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <alkn/objective/losses.hpp>
+#include <alkn/objective/retain_kl.hpp>
 #include <alkn/objective/token_log_probability.hpp>
 #include <limits>
 #include <string>
@@ -209,6 +211,33 @@ TEST_CASE("token_log_probability: the same bits for any number of threads and in
     }
   }
   at::set_num_threads(threads);
+}
+
+TEST_CASE("token_log_probability, retain_kl: no denormal gradient, whatever the caller's mode is") {
+  // probabilities of 1e-30 and less; a weight of 1e-4 takes the gradients below 2^-126
+  const Tensor logits = noise({2, 7, 4999}, 43, 3), reference = noise({2, 7, 4999}, 43, 4);
+  const Tensor label = some_labels(2, 7, 4999), weight = at::full({2, 6}, 1e-4, at::kDouble);
+  const bool before = at::globalContext().setFlushDenormal(false);
+  const auto gradients = [&](at::ScalarType type) {
+    const Tensor x = leaf(logits.to(type));
+    alkn::retain_kl(x, reference.to(type), label).mul(1e-4).backward();
+    return at::cat({fused(logits.to(type), label, weight).grad, x.grad()});
+  };
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    at::globalContext().setFlushDenormal(false);
+    const Tensor grad = gradients(type);
+    const Tensor wide = grad.to(at::kDouble).abs();
+    const double smallest = std::numeric_limits<float>::min();
+    CHECK(wide.gt(0).logical_and(wide.lt(smallest)).sum().item<std::int64_t>() == 0);
+    CHECK(wide.gt(0).logical_and(wide.lt(1e-33)).sum().item<std::int64_t>() > 100);
+    at::globalContext().setFlushDenormal(true);
+    const Tensor again = gradients(type);
+    at::globalContext().setFlushDenormal(false);
+    CHECK(at::equal(again, grad));
+  }
+  CHECK(before);
+  const volatile float tiny = 1e-40F;  // this thread computes with denormals again
+  CHECK(tiny * 0.5F > 0);
 }
 
 TEST_CASE("token_log_probability: one tensor of the size of the logits, the gradient") {

@@ -68,6 +68,7 @@ struct Passes {
 template <class T>
 Passes run(SimdLevel level, const std::vector<T>& x, const std::vector<T>& ref,
            std::vector<T>& soft, std::vector<T>& past, std::vector<T>& difference) {
+  const alkn::kernel::FlushDenormals flush;
   const auto& row = row_functions<T>(level);
   const auto size = static_cast<std::int64_t>(x.size());
   Passes p;
@@ -135,6 +136,32 @@ TEST_CASE("token rows: all instruction sets give the same bits, at every size") 
   check_sizes<float>(4e-7);
   check_sizes<BFloat16>(2e-3);
   check_sizes<Half>(3e-4);
+}
+
+TEST_CASE("token rows: probabilities below 1e-30 leave no denormal number, in any set") {
+  std::vector<float> x(4099), ref(4099);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = -0.025F * static_cast<float>(i), ref[i] = -0.0225F * static_cast<float>(i);
+  }
+  std::vector<float> soft, past, difference;
+  const Passes first = run(SimdLevel::scalar, x, ref, soft, past, difference);
+  for (const auto level : levels()) {
+    CAPTURE(alkn::kernel::simd_name(level));
+    std::vector<float> s, p, d;
+    const Passes other = run(level, x, ref, s, p, d);
+    CHECK(other.divergence == first.divergence);
+    CHECK(same_bits(s, soft));
+    CHECK(same_bits(p, soft));
+    CHECK(same_bits(d, difference));
+    std::int64_t small = 0;
+    for (const auto* out : {&s, &p, &d}) {
+      for (const float y : *out) {
+        CHECK(std::fpclassify(y) != FP_SUBNORMAL);
+        small += y != 0 && std::fabs(y) < 1e-30F ? 1 : 0;
+      }
+    }
+    CHECK(small > 1000);
+  }
 }
 
 TEST_CASE("token rows: the exponential is within 1 ulp") {

@@ -1,6 +1,8 @@
 // The check values of the algorithm's description, through the public interface, in double
 // precision; and the properties that hold to the bit.
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/where.h>
 #include <torch/optim/sgd.h>
 
 #include <cmath>
@@ -240,6 +242,61 @@ TEST_CASE("the backends agree") {
         params, alkn::ALKNOptions::paper().backend(backend).masked(alkn::Masked::freeze)));
   }
   for (std::size_t i = 0; i < 2; ++i) CHECK(tiny::distance(results[0][i], results[1][i]) < 2e-6);
+}
+
+namespace {
+
+/// [n] of any sign, from 1 down to denormals, some of them zero.
+Tensor over_forty_orders(std::int64_t n, double phase) {
+  const Tensor exponent = tiny::wave({n}, phase, 73, at::kDouble).sub(73);
+  const Tensor x = tiny::wave({n}, phase + 1, 1, at::kDouble).mul(exponent.exp2());
+  return at::where(exponent.lt(-140), 0, x).to(at::kFloat);
+}
+
+/// What a task of `steps` leaves: the weight, both moments and the score.
+std::vector<Tensor> task_on_tiny_gradients(Backend backend, int steps) {
+  constexpr std::int64_t kSize = 70001;
+  const Tensor w = tiny::wave({kSize}, 0.3, 0.5).set_requires_grad(true);
+  alkn::ALKN<> unlearner(std::vector<alkn::NamedParameter>{{"w", w}},
+                         alkn::ALKNOptions().backend(backend), alkn::AdamWOptions(1e-3));
+  auto task = unlearner.begin_task({.steps = steps});
+  task.accumulate_retain_gradient(w.mul(over_forty_orders(kSize, 0.7)).sum());
+  for (int i = 0; i < steps; ++i) {
+    w.mutable_grad() = over_forty_orders(kSize, 2.1 + 0.01 * i);
+    unlearner.step();
+  }
+  const auto& state = core_of(unlearner).parameters_[0];
+  const auto& moments =
+      static_cast<const alkn::AdamWParamState&>(*unlearner.state().begin()->second);
+  std::vector<Tensor> all = {w.detach().clone(), moments.exp_avg().clone(),
+                             moments.exp_avg_sq().clone(), state.score.clone()};
+  task.abandon();
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("tiny gradients leave no denormal number, with the same bits in either mode") {
+  const double smallest = std::numeric_limits<float>::min();
+  at::globalContext().setFlushDenormal(false);
+  const auto ieee = task_on_tiny_gradients(Backend::cpu, 8);
+  at::globalContext().setFlushDenormal(true);
+  const auto flushed = task_on_tiny_gradients(Backend::cpu, 8);
+  at::globalContext().setFlushDenormal(false);
+  CHECK(same_bits(ieee, flushed));
+  const auto plain = task_on_tiny_gradients(Backend::aten, 8);
+  for (const auto* arrays : {&ieee, &plain}) {
+    for (const Tensor& array : *arrays) {
+      const Tensor x = array.to(at::kDouble).abs();
+      CHECK(x.gt(0).logical_and(x.lt(smallest)).sum().item<std::int64_t>() == 0);
+    }
+  }
+  for (std::size_t i = 0; i < ieee.size(); ++i) {
+    const Tensor off = ieee[i].sub(plain[i]).abs();
+    const Tensor scale = plain[i].abs().mul(1e-5).add(1e-37);
+    if (i == 0) continue;  // a score within rounding of its threshold may fall on either side
+    CHECK(off.gt(scale).sum().item<std::int64_t>() <= (i == 3 ? 0 : 5));
+  }
 }
 
 TEST_CASE("thresholds, counts and masks of the fused step are those of at::topk, to the bit") {

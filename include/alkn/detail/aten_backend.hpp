@@ -34,6 +34,12 @@ inline double lowest_threshold(const Tensor& score) {
   return static_cast<double>(kernel::below(static_cast<float>(least)));
 }
 
+/// Zeros for numbers below 2^-126, as the kernels compute (kernel/flush.hpp); double is as it was.
+inline Tensor without_denormals(const Tensor& x) {
+  if (x.scalar_type() != at::kFloat) return x;
+  return x.masked_fill(x.abs().lt(static_cast<double>(std::numeric_limits<float>::min())), 0);
+}
+
 /// eta of one score tensor (section 4): linear between the k-th largest and the k-th smallest
 /// score. Rounded to the dtype of the score; -infinity where size < 10.
 inline double aten_threshold(const Tensor& score, double unmask_ratio, double trim_ratio) {
@@ -51,7 +57,7 @@ inline double aten_threshold(const Tensor& score, double unmask_ratio, double tr
     const auto trimmed = static_cast<double>(k);
     eta = high - (high - low) * ((unmask_ratio * size - trimmed + 1) / (size - 2 * trimmed + 2));
   }
-  return score.scalar_type() == at::kDouble ? eta : static_cast<double>(static_cast<float>(eta));
+  return score.scalar_type() == at::kDouble ? eta : static_cast<double>(kernel::flushed_float(eta));
 }
 
 /// The unbiased standard deviation over a tensor, 0 below two elements.
@@ -104,9 +110,9 @@ inline Tensor widened(const Tensor& state) {
 /// m += a d - mu k M, then the threshold and this step's mask (section 3). `grad` is clipped.
 inline void aten_score(StepSlot& slot, const Tensor& grad, const kernel::StepArgs& args,
                        const AtenRounding& rounding) {
-  const Tensor retain = slot.retain->to(grad.scalar_type());
+  const Tensor retain = without_denormals(slot.retain->to(grad.scalar_type()));
   const bool ratio = args.score == kernel::ScoreKind::ratio;
-  const Tensor product = (ratio ? grad.abs() : grad).mul(retain);
+  const Tensor product = without_denormals((ratio ? grad.abs() : grad).mul(retain));
   Tensor score =
       widened(slot.score).add(product, ratio ? 1.0 : static_cast<double>(args.alignment));
   if (slot.used.defined()) {
@@ -115,6 +121,7 @@ inline void aten_score(StepSlot& slot, const Tensor& grad, const kernel::StepArg
     const Tensor used = unpack_bits(slot.used, slot.param->sizes()).to(score.scalar_type());
     score.sub_(used, slot.deviation * static_cast<double>(args.penalty));
   }
+  score = without_denormals(score);
   rounding.store(slot.score, score, kScoreShift);
   score = widened(slot.score);
   if (args.threshold_due && slot.learns_threshold) {
@@ -137,11 +144,13 @@ inline void aten_adamw(StepSlot& slot, const Tensor& grad, const Tensor& keep, b
   if (s.lr_used != s.lr && slot.used.defined()) {
     rate.masked_fill_(unpack_bits(slot.used, slot.param->sizes()), s.lr_used);
   }
-  const Tensor avg = old_avg.mul(s.beta1).add_(grad, 1 - s.beta1);
-  const Tensor avg_sq = old_avg_sq.mul(s.beta2).addcmul_(grad, grad, 1 - s.beta2);
+  const Tensor avg = without_denormals(old_avg.mul(s.beta1).add_(grad, 1 - s.beta1));
+  const Tensor avg_sq =
+      without_denormals(old_avg_sq.mul(s.beta2).addcmul_(grad, grad, 1 - s.beta2));
   const Tensor denominator = avg_sq.sqrt().div_(s.bias2_sqrt()).add_(s.eps);
-  const Tensor moved = live.mul(rate.mul(-s.weight_decay).add_(1))
-                           .sub_(rate.div(s.bias1()).mul_(avg).div_(denominator));
+  const Tensor moved =
+      without_denormals(live.mul(rate.mul(-s.weight_decay).add_(1))
+                            .sub_(rate.div(s.bias1()).mul_(avg).div_(denominator)));
   const bool all = !freeze || !keep.defined();
   live.copy_(all ? moved : at::where(keep, moved, live));
   rounding.store(slot.exp_avg, all ? avg : at::where(keep, avg, old_avg), kExpAvgShift);
@@ -173,6 +182,7 @@ inline kernel::StepResult aten_step(std::vector<StepSlot>& slots, const kernel::
         kernel::rounding_seed(static_cast<std::int64_t>(i), slot.adamw.step)};
     Tensor grad = slot.grad->to(state_dtype(slot.param));
     if (result.clip_scale < 1) grad = grad.mul(result.clip_scale);
+    grad = without_denormals(grad);
     Tensor keep;
     if (args.mask == kernel::MaskKind::localized) aten_score(slot, grad, args, rounding);
     if (args.mask != kernel::MaskKind::none) {

@@ -49,7 +49,7 @@ class CpuStep {
     StepNumbers numbers{args, 1};
     const StepResult result = reduce(run, numbers);
     if (result.skipped) return result;
-    numbers.scale = static_cast<float>(result.clip_scale);
+    numbers.scale = flushed_float(result.clip_scale);
     for (std::int64_t t = 0; t < num_tensors; ++t)
       tensors[t].deviation = deviation(t, tensors[t], numbers);
 
@@ -132,8 +132,8 @@ class CpuStep {
       sum += sums_[static_cast<std::size_t>(c)].products;
       squares += sums_[static_cast<std::size_t>(c)].product_squares;
     }
-    return static_cast<float>(static_cast<double>(numbers.scale) *
-                              unbiased_deviation(sum, squares, t.size));
+    return flushed_float(static_cast<double>(numbers.scale) *
+                         unbiased_deviation(sum, squares, t.size));
   }
 
   /// The last pass where no threshold is due: with the score, if there is one, in the same pass.

@@ -23,6 +23,7 @@ template <class Fn>
 inline void for_chunks(std::int64_t size, const ParallelFor& parallel, Fn fn) {
   parallel((size + tuning::kChunk - 1) / tuning::kChunk,
            [&](std::int64_t first, std::int64_t last) {
+             const FlushDenormals flush;
              for (std::int64_t chunk = first; chunk < last; ++chunk) {
                const std::int64_t begin = chunk * tuning::kChunk;
                fn(begin, std::min(tuning::kChunk, size - begin));
@@ -65,7 +66,7 @@ inline double sum(const float* values, std::int64_t size, const ParallelFor& par
     constexpr std::int64_t kLanes = 16;
     double lanes[kLanes] = {};
     for (std::int64_t i = 0; i < count; ++i) {
-      lanes[i % kLanes] += static_cast<double>(values[begin + i]);
+      lanes[i % kLanes] += static_cast<double>(flushed(values[begin + i]));
     }
     double& sum = sums[static_cast<std::size_t>(begin / tuning::kChunk)];
     for (const double lane : lanes) sum += lane;

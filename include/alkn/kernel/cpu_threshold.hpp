@@ -316,7 +316,7 @@ class CpuThresholds {
   static void widen(Pivots& p) {
     const auto wider = [](float& a, float& b) {
       const float more = 0.5F * (tuning::kWidening - 1) * (b - a);
-      a -= more, b += more;
+      a = flushed(a - more), b = flushed(b + more);
     };
     wider(p.low_a, p.low_b), wider(p.high_a, p.high_b);
   }

@@ -20,6 +20,7 @@ struct StepNumbers {
 
 class CpuWorker {
  public:
+  /// From here to its end the calling thread computes with denormals flushed.
   CpuWorker(const Kernels& kernels, const StepNumbers& numbers, Scratch& scratch)
       : kernels_(kernels), numbers_(numbers), scratch_(scratch) {}
 
@@ -191,7 +192,7 @@ class CpuWorker {
     n.scale = numbers_.scale;
     n.absolute = absolute();
     n.alignment = n.absolute ? 1.0F : args.alignment;
-    n.penalty = t.used != nullptr ? t.deviation * args.penalty : 0.0F;
+    n.penalty = t.used != nullptr ? penalty_of(t.deviation, args.penalty) : 0.0F;
     return n;
   }
   [[nodiscard]] ScorePass score_pass(const StepTensor& t) const {
@@ -239,7 +240,7 @@ class CpuWorker {
     UpdatePass pass;
     pass.numbers = score_numbers(t);
     pass.adamw = t.adamw;
-    pass.threshold = t.threshold;
+    pass.threshold = flushed(t.threshold);  // a saved one may be denormal
     pass.all_on = t.size < tuning::kMinLocalized;
     pass.freeze = numbers_.args.masked == Masked::freeze;
     pass.ahead = next_;
@@ -270,6 +271,7 @@ class CpuWorker {
     }
   }
 
+  const FlushDenormals flush_;
   const Kernels& kernels_;
   const StepNumbers& numbers_;
   Scratch& scratch_;

@@ -8,9 +8,9 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 
+#include <alkn/kernel/flush.hpp>
 #include <alkn/kernel/step.hpp>
 #include <alkn/kernel/tuning.hpp>
 
@@ -18,21 +18,7 @@
 #error "alkn: -ffast-math breaks the exactness of the step; compile without it"
 #endif
 
-#if defined(__CUDACC__)
-#define ALKN_HOST_DEVICE __host__ __device__
-#else
-#define ALKN_HOST_DEVICE
-#endif
-
 namespace alkn::kernel {
-
-template <class To, class From>
-ALKN_HOST_DEVICE inline To bit_copy(const From& from) noexcept {
-  static_assert(sizeof(To) == sizeof(From), "same size");
-  To to;
-  std::memcpy(&to, &from, sizeof(To));
-  return to;
-}
 
 /// a b + c, rounded once, without a fused multiply-add of the machine: the product is exact in
 /// double, the sum is rounded to odd, and rounding that to float is then exact.
@@ -175,6 +161,11 @@ ALKN_HOST_DEVICE inline float key_value(std::uint32_t key) noexcept {
   return bit_copy<float>((key & 0x80000000U) != 0 ? key ^ 0x80000000U : ~key);
 }
 
+/// mu k, the penalty of an entry of M.
+ALKN_HOST_DEVICE inline float penalty_of(float deviation, float k) noexcept {
+  return flushed_float(static_cast<double>(deviation) * static_cast<double>(k));
+}
+
 // --- the threshold (spec: section 4) ---------------------------------------------------------
 
 /// k = max(5, floor(trim_ratio n)).
@@ -203,8 +194,8 @@ ALKN_HOST_DEVICE inline float below(float low) noexcept {
   return key_value(order_key(low) - 1);
 }
 
-/// eta = hi - (hi - lo) (rho n - k + 1) / (n - 2k + 2), in double, rounded once to float; for
-/// rho >= 1 below(lo).
+/// eta = hi - (hi - lo) (rho n - k + 1) / (n - 2k + 2), in double, rounded once to float, which
+/// is not denormal; for rho >= 1 below(lo).
 ALKN_HOST_DEVICE inline float threshold(float low, float high, std::int64_t n, double unmask_ratio,
                                         double trim_ratio) noexcept {
   if (unmask_ratio >= 1) return below(low);
@@ -212,7 +203,7 @@ ALKN_HOST_DEVICE inline float threshold(float low, float high, std::int64_t n, d
   const auto count = static_cast<double>(n);
   const double fraction = (std::fma(unmask_ratio, count, -k) + 1) / (std::fma(-2.0, k, count) + 2);
   const double spread = static_cast<double>(high) - static_cast<double>(low);
-  return static_cast<float>(std::fma(-spread, fraction, static_cast<double>(high)));
+  return flushed_float(std::fma(-spread, fraction, static_cast<double>(high)));
 }
 
 }  // namespace alkn::kernel

@@ -110,7 +110,7 @@ class Track {
     const float center = value_ + change_[best];
     const float half =
         seen_ == 2 ? 0.5F * std::fabs(change_[0]) : static_cast<float>(errors) * error_[best];
-    a = center - half, b = center + half;
+    a = flushed(center - half), b = flushed(center + half);  // as the scores they bracket
   }
   void observe(float value) {
     if (!(std::fabs(value) < std::numeric_limits<float>::infinity())) {

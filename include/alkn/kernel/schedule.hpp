@@ -33,15 +33,15 @@ ALKN_HOST_DEVICE inline AdamWNumbers adamw_numbers(const AdamWSchedule& s,
   const double bias1 = 1 - power(s.beta1, step);
   const double rates[2] = {s.lr, s.lr_used};
   for (int i = 0; i < 2; ++i) {
-    n.decay[i] = static_cast<float>(std::fma(-rates[i], s.weight_decay, 1.0));
-    n.step_size[i] = static_cast<float>(rates[i] / bias1);
+    n.decay[i] = flushed_float(std::fma(-rates[i], s.weight_decay, 1.0));
+    n.step_size[i] = flushed_float(rates[i] / bias1);
   }
-  n.beta1 = static_cast<float>(s.beta1);
-  n.one_minus_beta1 = static_cast<float>(1 - s.beta1);
-  n.beta2 = static_cast<float>(s.beta2);
-  n.one_minus_beta2 = static_cast<float>(1 - s.beta2);
-  n.bias2_sqrt = static_cast<float>(std::sqrt(1 - power(s.beta2, step)));
-  n.eps = static_cast<float>(s.eps);
+  n.beta1 = flushed_float(s.beta1);
+  n.one_minus_beta1 = flushed_float(1 - s.beta1);
+  n.beta2 = flushed_float(s.beta2);
+  n.one_minus_beta2 = flushed_float(1 - s.beta2);
+  n.bias2_sqrt = flushed_float(std::sqrt(1 - power(s.beta2, step)));
+  n.eps = flushed_float(s.eps);
   return n;
 }
 

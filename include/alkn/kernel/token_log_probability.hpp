@@ -20,8 +20,9 @@ struct LogSumExp {
   double log_sum;  ///< log of the sum of e^(x - max); NaN if the row holds a NaN or +infinity
 };
 
-/// One row pass each; `size` elements, any alignment. Sums of float, BFloat16 and Half rows are
-/// kept in float for 4096 elements and in double beyond.
+/// One row pass each, to be called within the life of a FlushDenormals; `size` elements, any
+/// alignment. Sums of float, BFloat16 and Half rows are kept in float for 4096 elements and in
+/// double beyond.
 template <class T>
 struct RowFunctions {
   LogSumExp (*log_sum_exp)(const T* x, std::int64_t size);

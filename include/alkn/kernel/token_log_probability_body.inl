@@ -127,7 +127,7 @@ template <class T>
 inline void scaled_softmax(const T* x, std::int64_t size, double max, double scale, T* out,
                            bool bypass) {
   const F shift = set(static_cast<float>(max));
-  const F factor = set(static_cast<float>(scale));
+  const F factor = set(flushed_float(scale));
   if constexpr (std::is_same_v<T, float>) {  // a vector of 16-bit numbers is half a cache line: no
                                              // gain
     if (bypass && reinterpret_cast<std::uintptr_t>(out) % sizeof(F) == 0) {
@@ -187,8 +187,8 @@ inline void softmax_difference(const T* ref, const T* x, std::int64_t size, doub
                                double max, double ref_scale, double scale, T* out) {
   const F ref_shift = set(static_cast<float>(ref_max));
   const F shift = set(static_cast<float>(max));
-  const F ref_factor = set(static_cast<float>(ref_scale));
-  const F factor = set(static_cast<float>(scale));
+  const F ref_factor = set(flushed_float(ref_scale));
+  const F factor = set(flushed_float(scale));
   std::int64_t i = 0;
   for (; i + rows::kGroup <= size; i += rows::kGroup) {
     difference_group(ref + i, x + i, ref_shift, shift, ref_factor, factor, out + i);

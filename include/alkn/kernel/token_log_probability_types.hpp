@@ -25,7 +25,7 @@ inline double widen(double x) noexcept { return x; }
 inline float widen(BFloat16 x) noexcept { return bfloat16_to_float(x.bits); }
 inline float widen(Half x) noexcept { return half_to_float(x.bits); }
 
-/// Rounds to nearest even, by way of float where T is narrower.
+/// Rounds to nearest even, by way of float where T is narrower; not to a denormal float.
 template <class T>
 T round_to(double x) noexcept;
 template <>
@@ -34,15 +34,15 @@ inline double round_to<double>(double x) noexcept {
 }
 template <>
 inline float round_to<float>(double x) noexcept {
-  return static_cast<float>(x);
+  return flushed_float(x);
 }
 template <>
 inline BFloat16 round_to<BFloat16>(double x) noexcept {
-  return {float_to_bfloat16(static_cast<float>(x))};
+  return {float_to_bfloat16(flushed_float(x))};
 }
 template <>
 inline Half round_to<Half>(double x) noexcept {
-  return {float_to_half(static_cast<float>(x))};
+  return {float_to_half(flushed_float(x))};
 }
 
 /// Minus infinity.

@@ -45,6 +45,7 @@ inline void cpu_divergence(const Tensor& logits, const Tensor& reference, const 
     };
     at::parallel_for(0, static_cast<std::int64_t>(counted.size()), rows_per_chunk(rows.size),
                      [&](std::int64_t begin, std::int64_t end) {
+                       const kernel::FlushDenormals flush;
                        for (std::int64_t i = begin; i < end; ++i) {
                          row_divergence(counted[static_cast<std::size_t>(i)]);
                        }
@@ -77,6 +78,7 @@ inline void cpu_divergence_gradient(const Tensor& logits, const Tensor& referenc
                                  scale * std::exp(-static_cast<double>(stat[n + r])), out[r]);
     };
     at::parallel_for(0, n, rows_per_chunk(rows.size), [&](std::int64_t begin, std::int64_t end) {
+      const kernel::FlushDenormals flush;
       for (std::int64_t r = begin; r < end; ++r) row_gradient(r);
     });
   });

@@ -109,6 +109,7 @@ inline void cpu_log_probability(const Tensor& logits, const Tensor& next, const 
     Wide* log_sum = max + next.numel();
     at::parallel_for(0, static_cast<std::int64_t>(counted.size()), rows_per_chunk(rows.size),
                      [&](std::int64_t begin, std::int64_t end) {
+                       const kernel::FlushDenormals flush;
                        for (std::int64_t i = begin; i < end; ++i) {
                          const std::int64_t r = counted[static_cast<std::size_t>(i)];
                          const T* row = rows[r];
@@ -147,6 +148,7 @@ inline void cpu_gradient(const Tensor& logits, const Tensor& next, const Tensor&
     const Wide* log_sum = max + next.numel();
     at::parallel_for(
         0, next.numel(), rows_per_chunk(rows.size), [&](std::int64_t begin, std::int64_t end) {
+          const kernel::FlushDenormals flush;
           for (std::int64_t r = begin; r < end; ++r) {
             if (label[r] == kIgnoredLabel || g[r] == 0) {
               std::memset(static_cast<void*>(out[r]), 0,

@@ -17,21 +17,31 @@ namespace alkn::kernel::cuda {
 using F = float;
 using M = bool;
 
+/// IEEE's operations. The kernels take what kernel/flush.hpp makes of them.
+struct Ieee {
 #if defined(__CUDA_ARCH__)
-__host__ __device__ inline F add(F a, F b) { return __fadd_rn(a, b); }
-__host__ __device__ inline F sub(F a, F b) { return __fsub_rn(a, b); }
-__host__ __device__ inline F mul(F a, F b) { return __fmul_rn(a, b); }
-__host__ __device__ inline F div(F a, F b) { return __fdiv_rn(a, b); }
-__host__ __device__ inline F fma(F a, F b, F c) { return __fmaf_rn(a, b, c); }
-__host__ __device__ inline F root(F a) { return __fsqrt_rn(a); }
+  __host__ __device__ static F add(F a, F b) noexcept { return __fadd_rn(a, b); }
+  __host__ __device__ static F sub(F a, F b) noexcept { return __fsub_rn(a, b); }
+  __host__ __device__ static F mul(F a, F b) noexcept { return __fmul_rn(a, b); }
+  __host__ __device__ static F div(F a, F b) noexcept { return __fdiv_rn(a, b); }
+  __host__ __device__ static F fma(F a, F b, F c) noexcept { return __fmaf_rn(a, b, c); }
+  __host__ __device__ static F root(F a) noexcept { return __fsqrt_rn(a); }
 #else
-ALKN_HOST_DEVICE inline F add(F a, F b) { return a + b; }
-ALKN_HOST_DEVICE inline F sub(F a, F b) { return a - b; }
-ALKN_HOST_DEVICE inline F mul(F a, F b) { return a * b; }
-ALKN_HOST_DEVICE inline F div(F a, F b) { return a / b; }
-ALKN_HOST_DEVICE inline F fma(F a, F b, F c) { return exact_fma(a, b, c); }
-ALKN_HOST_DEVICE inline F root(F a) { return std::sqrt(a); }
+  ALKN_HOST_DEVICE static F add(F a, F b) noexcept { return a + b; }
+  ALKN_HOST_DEVICE static F sub(F a, F b) noexcept { return a - b; }
+  ALKN_HOST_DEVICE static F mul(F a, F b) noexcept { return a * b; }
+  ALKN_HOST_DEVICE static F div(F a, F b) noexcept { return a / b; }
+  ALKN_HOST_DEVICE static F fma(F a, F b, F c) noexcept { return exact_fma(a, b, c); }
+  ALKN_HOST_DEVICE static F root(F a) noexcept { return std::sqrt(a); }
 #endif
+};
+ALKN_HOST_DEVICE inline F add(F a, F b) { return flushed(Ieee::add(a, b)); }
+ALKN_HOST_DEVICE inline F sub(F a, F b) { return flushed(Ieee::sub(a, b)); }
+ALKN_HOST_DEVICE inline F mul(F a, F b) { return Settled<Ieee>::mul(a, b); }
+ALKN_HOST_DEVICE inline F div(F a, F b) { return Settled<Ieee>::div(a, b); }
+ALKN_HOST_DEVICE inline F fma(F a, F b, F c) { return Settled<Ieee>::fma(a, b, c); }
+ALKN_HOST_DEVICE inline F root(F a) { return Ieee::root(a); }
+ALKN_HOST_DEVICE inline F operand(F x) { return flushed(x); }
 ALKN_HOST_DEVICE inline F set(float x) { return x; }
 ALKN_HOST_DEVICE inline F neg(F a) { return -a; }
 ALKN_HOST_DEVICE inline F sign_mask(bool keep_sign) {

@@ -37,12 +37,12 @@ ALKN_DEVICE inline void add_to_lanes(NormLanes& lanes, const Raw& grad, DType ty
   ALKN_CUDA_UNROLL
   for (int j = 0; j < 4; ++j) {
     if (j >= count) continue;
-    const auto g = static_cast<double>(element(grad, type, j));
+    const auto g = static_cast<double>(operand(element(grad, type, j)));
     lanes.squares[j] = ::fma(g, g, lanes.squares[j]);
     if (kKind == 0) continue;
     double d = g;
     if (kKind == 1) {
-      const auto r = static_cast<double>(element(retain, retain_type, j));
+      const auto r = static_cast<double>(operand(element(retain, retain_type, j)));
       d = (absolute ? ::fabs(g) : g) * r;  // exact
     }
     lanes.products[j] += d;
@@ -109,7 +109,7 @@ ALKN_DEVICE inline void set_control(Control& control, const Header& header, doub
   const bool skip = !(norm <= std::numeric_limits<double>::max());
   control.grad_norm = norm;
   control.clip_scale = skip ? 1.0 : clip_scale(norm, args.max_norm);
-  control.scale = static_cast<float>(control.clip_scale);
+  control.scale = flushed_float(control.clip_scale);
   control.skip = skip ? 1 : 0;
   control.num_missed = 0;
   control.blocks_done = 0;
@@ -168,7 +168,7 @@ ALKN_DEVICE inline void finish_step(const Block& block, NormShared& shared, cons
   }
   block.sync();
   if (shared.last != 0) return;
-  const auto scale = static_cast<double>(static_cast<float>(shared.staged[0]));
+  const auto scale = static_cast<double>(flushed_float(shared.staged[0]));
   for (std::int64_t k = block.thread(); k < header.num_tensors; k += block.num_threads()) {
     const Tensor& tensor = table.tensors[k];
     TensorState& state = table.states[k];
@@ -184,8 +184,7 @@ ALKN_DEVICE inline void finish_step(const Block& block, NormShared& shared, cons
     const double* sums = table.sums + header.num_chunks + tensor.first_chunk;
     const double sum = sum_in_order(block, sums, tensor.num_chunks);
     const double sum_squares = sum_in_order(block, sums + header.num_chunks, tensor.num_chunks);
-    state.deviation =
-        static_cast<float>(scale * unbiased_deviation(sum, sum_squares, tensor.t.size));
+    state.deviation = flushed_float(scale * unbiased_deviation(sum, sum_squares, tensor.t.size));
   }
 }
 

@@ -99,7 +99,7 @@ ALKN_DEVICE inline void score_unit(const Block& block, ScoreShared& shared, cons
     float grown[4];
     ALKN_CUDA_UNROLL
     for (int j = 0; j < 4; ++j) {
-      const F grad = mul(element(grads, t.type, j), c.scale);
+      const F grad = clipped(c, element(grads, t.type, j));
       grown[j] = grown_score(c, grad, element(retains, t.retain_type, j),
                              element(scores, t.state_type, j), ((used >> j) & 1U) != 0);
       if (compact) grown[j] = rounded_score(grown[j], random_bits(rounding, number_of(at + j)));

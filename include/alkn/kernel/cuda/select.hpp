@@ -128,7 +128,7 @@ ALKN_DEVICE inline ScoreLanes score_numbers(const Header& header, float scale, c
   n.scale = scale;
   n.absolute = header.args.score == ScoreKind::ratio;
   n.alignment = n.absolute ? 1.0F : header.args.alignment;
-  n.penalty = t.used != nullptr ? mul(deviation, header.args.penalty) : 0.0F;
+  n.penalty = t.used != nullptr ? penalty_of(deviation, header.args.penalty) : 0.0F;
   return score_lanes(n);
 }
 
@@ -157,7 +157,7 @@ ALKN_DEVICE inline std::uint32_t key_to_come(const Block& block, const Table& ta
                                              const ScoreLanes& c, std::int64_t i) {
   const StepTensor& t = tensor.t;
   const Span one{i, 1};
-  const F grad = mul(element(load_raw(block, t.grad, t.type, one), t.type, 0), c.scale);
+  const F grad = clipped(c, element(load_raw(block, t.grad, t.type, one), t.type, 0));
   const F retain = element(load_raw(block, t.retain, t.retain_type, one), t.retain_type, 0);
   const bool used = t.used != nullptr && ((block.load(t.used + (i >> 6U)) >> (i & 63U)) & 1U) != 0;
   const F score = element(load_raw(block, t.score, t.state_type, one), t.state_type, 0);

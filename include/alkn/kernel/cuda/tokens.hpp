@@ -210,8 +210,8 @@ ALKN_DEVICE inline void prepare_gradient(const Block& block, TokenShared& shared
   }
   const Raw raw = load_raw(block, row, rows.type, Span{label, 1});
   const auto value = static_cast<double>(element(raw, rows.type, 0));
-  shared.factor = static_cast<float>(-g * ::exp(-log_sum));
-  shared.at_label = static_cast<float>(-g * ::expm1(value - max - log_sum));  // g (1 - p)
+  shared.factor = flushed_float(-g * ::exp(-log_sum));
+  shared.at_label = flushed_float(-g * ::expm1(value - max - log_sum));  // g (1 - p)
 }
 
 template <class Block>

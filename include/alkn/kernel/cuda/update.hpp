@@ -32,7 +32,7 @@ ALKN_DEVICE inline UpdateNumbers update_numbers(const Table& table, const Tensor
   const StepArgs& args = table.header->args;
   return {score_numbers(*table.header, table.control->scale, tensor.t, state.deviation),
           adamw_lanes(table.header->follows ? state.adamw : tensor.t.adamw),
-          state.threshold,
+          flushed(state.threshold),
           way_of(*table.control, tensor) != Way::bracketed,
           tensor.t.size < tuning::kMinLocalized,
           args.masked == Masked::freeze,
@@ -76,7 +76,7 @@ ALKN_DEVICE inline std::uint32_t update_entries(const Block& block, const StepTe
   for (int j = 0; j < 4; ++j) {
     const M in_union = ((used >> j) & 1U) != 0;
     const U random = compact ? random_bits(n.rounding, number_of(span.at + j)) : 0;
-    const F grad = mul(element(in.grad, t.type, j), n.score.scale);
+    const F grad = clipped(n.score, element(in.grad, t.type, j));
     M on = kMask == MaskKind::none || ((on_bits >> j) & 1U) != 0;
     if (kMask == MaskKind::localized) {
       scores[j] = element(in.score, t.state_type, j);

@@ -29,6 +29,7 @@ ALKN_INLINE F mul(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
 ALKN_INLINE F div(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
 ALKN_INLINE F neg(F a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0F))}; }
 ALKN_INLINE F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+ALKN_INLINE F operand(F x) { return x; }  // the processor flushes it
 ALKN_INLINE F root(F a) { return {_mm512_maskz_sqrt_ps(kAll16, a.v)}; }
 ALKN_INLINE F sign_mask(bool keep_sign) {
   return {_mm512_castsi512_ps(_mm512_set1_epi32(keep_sign ? -1 : 0x7FFFFFFF))};

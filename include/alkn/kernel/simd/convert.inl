@@ -35,7 +35,7 @@ inline void negate(float* param, const float* start, std::int64_t size, float la
     store(param + i, negated(minus_lambda, load(param + i), load(start + i)));
   }
   for (; i < size; ++i) {
-    param[i] = exact_fma(-lambda, param[i] - start[i], start[i]);
+    param[i] = scalar::negated(-lambda, param[i], start[i]);
   }
 }
 

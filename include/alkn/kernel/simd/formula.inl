@@ -1,5 +1,6 @@
 // The elementwise formulas of a step, once for every instruction set. Each product that meets a sum
-// is a written fma.
+// is a written fma. What comes from memory goes through operand(), which takes a denormal for a
+// zero where the processor does not do so by itself; see kernel/flush.hpp.
 
 /// The numbers of a score, one in every lane.
 struct ScoreLanes {
@@ -10,11 +11,14 @@ ALKN_INLINE ScoreLanes score_lanes(const ScoreNumbers& numbers) {
           sign_mask(!numbers.absolute)};
 }
 
+/// The clipped gradient.
+ALKN_INLINE F clipped(const ScoreLanes& c, F grad) { return mul(operand(grad), c.scale); }
+
 /// m + a d - mu k M with d = g r, or |g| r for the ratio score; g is clipped already (spec: section
 /// 3).
 ALKN_INLINE F grown_score(const ScoreLanes& c, F grad, F retain, F score, M in_union) {
-  const F d = mul(bit_and(grad, c.signs), retain);
-  return sub(fma(c.alignment, d, score), keep_if(in_union, c.penalty));
+  const F d = mul(bit_and(grad, c.signs), operand(retain));
+  return sub(fma(c.alignment, d, operand(score)), keep_if(in_union, c.penalty));
 }
 
 /// The numbers of AdamW, one in every lane.
@@ -35,20 +39,21 @@ struct AdamWState {
 /// One AdamW step of one entry (spec: section 6), in the operation order of torch::optim::AdamW.
 ALKN_INLINE AdamWState adamw_step(const AdamWLanes& c, F grad, M in_union, const AdamWState& old) {
   AdamWState now;
-  now.exp_avg = fma(grad, c.one_minus_beta1, mul(c.beta1, old.exp_avg));
-  now.exp_avg_sq = fma(mul(c.one_minus_beta2, grad), grad, mul(c.beta2, old.exp_avg_sq));
+  now.exp_avg = fma(grad, c.one_minus_beta1, mul(c.beta1, operand(old.exp_avg)));
+  now.exp_avg_sq = fma(mul(c.one_minus_beta2, grad), grad, mul(c.beta2, operand(old.exp_avg_sq)));
   const F denominator = add(div(root(now.exp_avg_sq), c.bias2_sqrt), c.eps);
   const F step_size = blend(in_union, c.step_size_used, c.step_size);
   const F step = div(mul(step_size, now.exp_avg), denominator);
   // fma(x, y, +0) is the rounded product, and no compiler may contract it with the subtraction
-  const F decayed = fma(old.param, blend(in_union, c.decay_used, c.decay), set(0.0F));
+  const F decayed = fma(operand(old.param), blend(in_union, c.decay_used, c.decay), set(0.0F));
   now.param = sub(decayed, step);
   return now;
 }
 
 /// theta = start - lambda (theta - start) (spec: section 1).
 ALKN_INLINE F negated(F minus_lambda, F param, F start) {
-  return fma(minus_lambda, sub(param, start), start);
+  const F from = operand(start);
+  return fma(minus_lambda, sub(operand(param), from), from);
 }
 
 // --- stochastic rounding of the compact state; see kernel/math.hpp -----------------------------

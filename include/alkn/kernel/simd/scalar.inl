@@ -12,12 +12,29 @@ using M = bool;
 ALKN_INLINE F set(float x) { return x; }
 ALKN_INLINE F load(const float* p) { return *p; }
 ALKN_INLINE void store(float* p, F x) { *p = x; }
+#if defined(ALKN_X86)  // the passes run with the processor's flags, see kernel/flush.hpp
 ALKN_INLINE F add(F a, F b) { return a + b; }
 ALKN_INLINE F sub(F a, F b) { return a - b; }
 ALKN_INLINE F mul(F a, F b) { return a * b; }
 ALKN_INLINE F div(F a, F b) { return a / b; }
-ALKN_INLINE F neg(F a) { return -a; }
 ALKN_INLINE F fma(F a, F b, F c) { return exact_fma(a, b, c); }
+ALKN_INLINE F operand(F x) { return x; }
+ALKN_INLINE D widen(const float* p) { return static_cast<double>(*p); }
+#else
+struct Ieee {
+  static float mul(float a, float b) noexcept { return a * b; }
+  static float fma(float a, float b, float c) noexcept { return exact_fma(a, b, c); }
+  static float div(float a, float b) noexcept { return a / b; }
+};
+ALKN_INLINE F add(F a, F b) { return flushed(a + b); }
+ALKN_INLINE F sub(F a, F b) { return flushed(a - b); }
+ALKN_INLINE F mul(F a, F b) { return Settled<Ieee>::mul(a, b); }
+ALKN_INLINE F div(F a, F b) { return Settled<Ieee>::div(a, b); }
+ALKN_INLINE F fma(F a, F b, F c) { return Settled<Ieee>::fma(a, b, c); }
+ALKN_INLINE F operand(F x) { return flushed(x); }
+ALKN_INLINE D widen(const float* p) { return static_cast<double>(flushed(*p)); }
+#endif
+ALKN_INLINE F neg(F a) { return -a; }
 #if defined(__SSE__)
 ALKN_INLINE F root(F a) {
   return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(a)));
@@ -75,7 +92,6 @@ ALKN_INLINE void merge_words(std::uint64_t* used, const std::uint64_t* mask) { *
 ALKN_INLINE D set_double(double x) { return x; }
 ALKN_INLINE D load_double(const double* p) { return *p; }
 ALKN_INLINE void store_double(double* p, D x) { *p = x; }
-ALKN_INLINE D widen(const float* p) { return static_cast<double>(*p); }
 ALKN_INLINE D add(D a, D b) { return a + b; }
 ALKN_INLINE D mul(D a, D b) { return a * b; }
 ALKN_INLINE D fma(D a, D b, D c) { return std::fma(a, b, c); }

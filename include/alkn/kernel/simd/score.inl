@@ -184,7 +184,7 @@ inline void score_words(const ScorePass& given) {
     for (int lane = 0; lane < lanes; lane += kWidth) {
       F score = load_state<kCompact>(pass.score_in, i + lane);
       if constexpr (kGrow) {
-        const F grad = mul(load(pass.grad + i + lane), c.scale);
+        const F grad = clipped(c, load(pass.grad + i + lane));
         score = grown_score(c, grad, load(pass.retain + i + lane), score, mask_at(used, lane));
         score = store_score<kCompact>(pass.score_out, i + lane, score, random.next());
       }

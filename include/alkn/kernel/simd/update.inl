@@ -100,7 +100,7 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
     std::uint64_t word = 0;
     prefetch_update<kSource, kAdamW, kCompact>(pass, i);
     for (int lane = 0; lane < lanes; lane += kWidth) {
-      const F grad = mul(load(pass.grad + i + lane), c.scale);
+      const F grad = clipped(c, load(pass.grad + i + lane));
       const M in_union = mask_at(used, lane);
       const U bits = random.next();
       const M on = entries_on<kSource, kCompact>(pass, i, lane, given, grad, c, threshold, in_union,
