@@ -15,6 +15,7 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <locale>
 #include <memory>
 #include <optional>
 #include <string>
@@ -50,6 +51,11 @@ class Folder {
  private:
   std::filesystem::path path_;
 };
+
+std::string bytes_of(const std::filesystem::path& path) {
+  std::ifstream stream(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
 
 void seed(std::uint64_t value) {
   at::Generator generator = at::detail::getDefaultCPUGenerator();
@@ -376,9 +382,15 @@ struct Saved {
     for (int i = 0; i < 2; ++i) tiny::step(method, task, model, 1);
     alkn::save_checkpoint(path, method);
   }
-  [[nodiscard]] std::string bytes() const {
-    std::ifstream stream(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(stream), {}};
+  [[nodiscard]] std::string bytes() const { return bytes_of(path); }
+  /// The same file with other arrays or metadata, and checksums that are right.
+  template <class Change>
+  void forge(const std::filesystem::path& to, Change&& change) const {
+    const alkn::io::SafetensorsFile file(path);
+    alkn::io::NamedTensors arrays = alkn::io::load_tensors(path);
+    alkn::io::Metadata metadata = file.metadata();
+    change(arrays, metadata);
+    alkn::io::save_tensors(to, arrays, metadata);
   }
   /// The error of reading `from` into `other`, which must not change.
   template <class Method>
@@ -504,13 +516,123 @@ TEST_CASE("files that are no checkpoint of this version") {
   CHECK(error("headless") ==
         "alkn::load_checkpoint: expected a checkpoint with header and checksum, got one without" +
             tail("headless"));
-  std::string newer = saved.bytes();
-  const std::string key = "\"alkn.checkpoint\":\"";
-  REQUIRE(newer.find(key) != std::string::npos);
-  newer[newer.find(key) + key.size()] = '2';
-  write(saved.folder / "newer", newer);
+  saved.forge(saved.folder / "newer",
+              [](auto&, auto& metadata) { metadata["alkn.checkpoint"] = "3\n"; });
   CHECK(error("newer") ==
-        "alkn::load_checkpoint: expected a checkpoint of version 1, got version 2" + tail("newer"));
+        "alkn::load_checkpoint: expected a checkpoint of version 1 or 2, got version 3\\x0A" +
+            tail("newer"));
+  const auto header_error = [&](const std::string& text) {
+    saved.forge(saved.folder / "header", [&](auto& arrays, auto&) {
+      for (auto& [name, array] : arrays) {
+        if (name == "header") array = alkn::detail::bytes_tensor(text);
+      }
+    });
+    return error("header");
+  };
+  const std::string name = "alkn::load_checkpoint: expected ";
+  CHECK(header_error(std::string("{}\0", 3)) ==
+        name + "JSON in its header, got \"\\x00\" at byte 3" + tail("header"));
+  CHECK(header_error(std::string(75'000, '[')) ==
+        name + "JSON of at most 64 levels in its header, got more" + tail("header"));
+  for (const char* text : {"[]", "{}", "\"x\"", R"({"arrays":[1]})", R"({"arrays":{"a":"b"}})"}) {
+    CHECK(header_error(text) == name + "the arrays that were saved, got others" + tail("header"));
+  }
+}
+
+TEST_CASE("a checkpoint of version 1, which had fewer checksums, is read") {
+  Saved saved;
+  Model twin;
+  alkn::ALKN<> straight(twin.params), other(twin.params);
+  auto first = alkn::load_checkpoint(saved.path, straight);
+  REQUIRE(first);
+  const auto want = everything(straight);
+  first->abandon();
+  // As 0.1.0 wrote it: one checksum, of the data alone, as a decimal number.
+  const alkn::io::SafetensorsFile now(saved.path);
+  nlohmann::json header;
+  alkn::io::detail::Checksum checksum;
+  std::string data;
+  for (const auto& array : now.arrays()) {
+    std::string bytes(static_cast<std::size_t>(array.num_bytes()), ' ');
+    now.read(array, bytes.data());
+    checksum.add(bytes.data(), array.num_bytes());
+    data += bytes;
+    header[array.name] = {{"dtype", alkn::io::to_string(array.dtype)},
+                          {"shape", array.shape},
+                          {"data_offsets", {array.begin, array.end}}};
+  }
+  header["__metadata__"] = {{"alkn.checkpoint", "1"},
+                            {"alkn.checksum", std::to_string(checksum.value())}};
+  const std::string text = header.dump();
+  const std::uint64_t size = text.size();
+  const std::string start(reinterpret_cast<const char*>(&size), sizeof(size));
+  write(saved.folder / "old", start + text + data);
+  auto task = alkn::load_checkpoint(saved.folder / "old", other);
+  REQUIRE(task);
+  CHECK(same_bits(everything(other), want));
+  task->abandon();
+  data.back() = static_cast<char>(data.back() ^ 1);
+  write(saved.folder / "bad", start + text + data);
+  CHECK_THAT(saved.error(other, saved.folder / "bad"),
+             Catch::Matchers::ContainsSubstring("expected data with checksum "));
+}
+
+namespace {
+
+/// Digits in groups of three, as many locales write them.
+struct Grouped : std::numpunct<char> {
+  [[nodiscard]] char do_thousands_sep() const override { return '.'; }
+  [[nodiscard]] char do_decimal_point() const override { return ','; }
+  [[nodiscard]] std::string do_grouping() const override { return "\3"; }
+};
+
+struct GlobalLocale {
+  std::locale before;
+  GlobalLocale() : before(std::locale::global({std::locale(), new Grouped})) {}
+  ~GlobalLocale() { std::locale::global(before); }
+  GlobalLocale(const GlobalLocale&) = delete;
+  GlobalLocale& operator=(const GlobalLocale&) = delete;
+};
+
+}  // namespace
+
+TEST_CASE("files do not depend on the program's locale") {
+  const Folder folder;
+  for (const bool grouped_first : {true, false}) {
+    const Tensor w = at::arange(1500, at::kFloat).set_requires_grad(true);
+    const Tensor u = at::zeros({1500}, at::kFloat).set_requires_grad(true);
+    alkn::TaskVector<> first(std::vector<alkn::NamedParameter>{{"w", w}}, {},
+                             alkn::AdamWOptions(1234.5));
+    alkn::TaskVector<> second(std::vector<alkn::NamedParameter>{{"w", u}}, {},
+                              alkn::AdamWOptions(1234.5));
+    auto task = first.begin_task({.steps = 1234});
+    w.mutable_grad() = at::ones_like(w);
+    first.step();
+    std::optional<GlobalLocale> locale;
+    if (grouped_first) locale.emplace();
+    alkn::save_checkpoint(folder / "run", first);
+    locale.reset();
+    if (!grouped_first) locale.emplace();
+    auto rest = alkn::load_checkpoint(folder / "run", second);
+    REQUIRE(rest);
+    CHECK(same_bits(everything(first), everything(second)));
+  }
+}
+
+TEST_CASE("a name that is not UTF-8 cannot be saved, and is named") {
+  const Folder folder;
+  const Tensor w = at::ones({3}).set_requires_grad(true);
+  alkn::TaskVector<> method(std::vector<alkn::NamedParameter>{{"caf\xE9", w}});
+  const std::string start = "alkn::save_checkpoint: expected names in UTF-8, got \"";
+  const std::string tail = "\" (" + (folder / "run").string() + ")";
+  CHECK(error_of([&] { alkn::save_checkpoint(folder / "run", method); }) ==
+        start + "parameter/caf\\xE9" + tail);
+  Model model;
+  alkn::TaskVector<> other(model.params);
+  CHECK(error_of([&] {
+          alkn::save_checkpoint(folder / "run", other, {{"\xFF", w}});
+        }) == start + "buffer/\\xFF" + tail);
+  CHECK(folder.num_files() == 0);
 }
 
 TEST_CASE("a truncated file changes nothing, wherever it ends") {
@@ -561,6 +683,44 @@ TEST_CASE("a corrupted byte is noticed, wherever it is") {
   }
   CHECK(tried > 1000);
   CHECK(refused >= tried - 4);
+}
+
+TEST_CASE("2000 random bits: an error, or the very same contents") {
+  const Saved saved;
+  Model model;
+  alkn::ALKN<> other(model.params);
+  auto start = alkn::load_checkpoint(saved.path, other);
+  REQUIRE(start);
+  const auto want = everything(other);
+  start->abandon();
+  auto before = everything(other);
+  const std::string whole = saved.bytes();
+  std::uint64_t header = 0, random = 7;
+  std::memcpy(&header, whole.data(), sizeof(header));
+  std::size_t same = 0;
+  for (int i = 0; i < 2000; ++i) {
+    random = random * 6364136223846793005U + 1442695040888963407U;
+    // half of them in the header
+    const std::size_t bits = 8 * (i % 2 == 0 ? whole.size() : static_cast<std::size_t>(header) + 8);
+    const std::size_t bit = static_cast<std::size_t>(random >> 20U) % bits;
+    std::string bad = whole;
+    bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ (1 << bit % 8));
+    write(saved.folder / "bad", bad);
+    std::optional<decltype(start)::value_type> task;
+    try {
+      if (auto loaded = alkn::load_checkpoint(saved.folder / "bad", other)) {
+        task.emplace(std::move(*loaded));
+      }
+    } catch (const std::exception&) {
+      if (!same_bits(everything(other), before)) FAIL("bit " << bit << " changed something");
+      continue;
+    }
+    ++same;
+    if (!task || !same_bits(everything(other), want)) FAIL("bit " << bit << " was read");
+    task->abandon();
+    before = everything(other);
+  }
+  CHECK(same < 5);
 }
 
 TEST_CASE("a checkpoint is neither saved nor read at the wrong time") {

@@ -249,12 +249,22 @@ TEST_CASE("a folder that is no model says what is wrong with it", "[model_folder
   CHECK(open_error("in") == name +
                                 "names of files in the folder itself, got "
                                 "\"../a.safetensors\" (~/in/model.safetensors.index.json)");
-  for (const char* text : {"", "{", "[]", R"({"weight_map": 1})", R"({"weight_map": {"a": 1}})"}) {
+  for (const char* text : {"[]", R"({"weight_map": 1})", R"({"weight_map": {"a": 1}})"}) {
     put(index, text);
     CHECK(open_error("in") == name +
                                   "an index in JSON with a weight_map from names to files, got "
                                   "another text (~/in/model.safetensors.index.json)");
   }
+  put(index, "{\"weight_map\": ");
+  CHECK(open_error("in") == name +
+                                "complete JSON, got the end after 15 bytes "
+                                "(~/in/model.safetensors.index.json)");
+  put(index, R"({"weight_map": {"a": "b", "a": "c"}})");
+  CHECK(open_error("in") ==
+        name + "every key once, got \"a\" twice (~/in/model.safetensors.index.json)");
+  put(index, std::string("{}\0{}", 5));
+  CHECK(open_error("in") ==
+        name + "JSON, got \"\\x00\" at byte 3 (~/in/model.safetensors.index.json)");
   fs::copy(scratch / "in/model-00001-of-00002.safetensors", scratch / "in/copy.safetensors");
   put(index, R"({"weight_map": {"ids": "model-00001-of-00002.safetensors", "embed.weight": )"
              R"("copy.safetensors"}})");

@@ -1,23 +1,22 @@
 // Safetensors files: what is written is read by a reader made from the format's description alone,
 // and every kind of damage is named.
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <functional>
-#include <iterator>
-#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "alkn/io/safetensors.hpp"
 #include "catch.hpp"
+#include "folder.hpp"
 
 namespace {
 
@@ -25,36 +24,9 @@ namespace fs = std::filesystem;
 using alkn::io::ArrayView;
 using alkn::io::DType;
 using alkn::io::SafetensorsFile;
-
-/// A folder that goes away with its test.
-class Folder {
- public:
-  Folder() : path_(fs::temp_directory_path() / ("alkn-io-" + std::to_string(::getpid()))) {
-    fs::remove_all(path_);
-    fs::create_directories(path_);
-  }
-  ~Folder() { fs::remove_all(path_); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  [[nodiscard]] fs::path file(const char* name) const { return path_ / name; }
-  [[nodiscard]] std::int64_t num_files() const {
-    return std::distance(fs::directory_iterator(path_), fs::directory_iterator());
-  }
-
- private:
-  fs::path path_;
-};
-
-std::string bytes_of(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  std::ostringstream text;
-  text << stream.rdbuf();
-  return text.str();
-}
-
-void put(const fs::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
+using files::bytes_of;
+using files::Folder;
+using files::put;
 
 /// A file with this header and these data, however wrong.
 std::string raw_file(const std::string& header, const std::string& data) {
@@ -212,7 +184,7 @@ TEST_CASE("every damaged file is refused with its reason", "[safetensors]") {
   CHECK(error_of_file(path, std::string(8, '\xFF')) ==
         name + "a header inside the file, got 18446744073709551615 bytes");
   CHECK(error_of_file(path, raw_file("{\"a\":\n", "")) ==
-        name + "a header in JSON, got \"{\"a\":?\"");
+        name + "complete JSON in the header, got the end after 6 bytes");
   CHECK(error_of_file(path, raw_file("[1]", "")) ==
         name + "a header that is a JSON object, got \"[1]\"");
   CHECK(error_of_file(path, raw_file(R"({"__metadata__":{"a":1}})", "")) ==
@@ -251,7 +223,7 @@ TEST_CASE("every damaged file is refused with its reason", "[safetensors]") {
         name + "a header that is a JSON object, got \" {}\"");
   const std::string one = R"("a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]})";
   CHECK(error_of_file(path, raw_file("{" + one + "," + one + "}", "xy")) ==
-        name + R"(distinct names, got "a" twice)");
+        name + R"(every key once in the header, got "a" twice)");
   CHECK(error_of_file(path, raw_file("{" + one + "}", "x")) == name + "2 bytes of data, got 1");
   CHECK(error_of_file(path, raw_file("{" + one + "}", "xyz")) == name + "2 bytes of data, got 3");
   for (const char* overlapping : {"[1,3]", "[0,2]"}) {
@@ -337,9 +309,132 @@ TEST_CASE("what cannot be written leaves nothing behind", "[safetensors]") {
   CHECK(folder.num_files() == 1);
   const fs::path full = folder.file("folder");
   fs::create_directories(full / "inner");
-  CHECK(error_of([&] { alkn::io::save_safetensors(full, sample()); }).find("expected to finish") !=
-        std::string::npos);
+  CHECK(error_of([&] { alkn::io::save_safetensors(full, sample()); }) ==
+        "alkn::io::AtomicFile: expected a regular file, or none, at " + full.string() +
+            ", got a folder");
   CHECK(folder.num_files() == 2);
+}
+
+TEST_CASE("a bit that flips anywhere is found, or changes nothing", "[safetensors]") {
+  const Folder folder;
+  const fs::path path = folder.file("a.safetensors");
+  std::vector<ArrayView> arrays = sample();
+  arrays.push_back({"none", DType::u8, {0}, nullptr, 0});  // empty ones lie at one place
+  arrays.push_back({"another", DType::i64, {3, 0}, nullptr, 0});
+  alkn::io::save_safetensors(path, arrays, {{"format", "pt"}, {"alkn.what", "model"}});
+  const std::string good = bytes_of(path);
+  const auto contents = [&] {
+    const SafetensorsFile file(path);
+    std::string text = file.verify() ? "" : "without checksum ";
+    for (const auto& [key, value] : file.metadata()) text += key + "=" + value + ";";
+    for (const auto& array : file.arrays()) {
+      text += array.name + alkn::io::to_string(array.dtype);
+      for (const auto extent : array.shape) text += " " + std::to_string(extent);
+      std::string bytes(static_cast<std::size_t>(array.num_bytes()), ' ');
+      file.read(array, bytes.data());
+      text += ":" + bytes;
+    }
+    return text;
+  };
+  const std::string want = contents();
+  CHECK(want.find("without") == std::string::npos);
+  std::size_t refused = 0, same = 0;
+  for (std::size_t bit = 0; bit < 8 * good.size(); ++bit) {
+    std::string bad = good;
+    bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ (1 << bit % 8));
+    put(path, bad);
+    try {
+      if (contents() != want) FAIL("bit " << bit << " changed what was read");
+      ++same;
+    } catch (const std::runtime_error&) {
+      ++refused;
+    }
+  }
+  CHECK(refused > 5000);
+  CHECK(same < 10);
+  // Two at once: the keys of both checksums lie 40 bytes apart.
+  const auto flip = [&](const std::string& from, const std::string& to) {
+    std::string bad = good;
+    for (auto at = bad.find(from); at != std::string::npos; at = bad.find(from)) {
+      bad.replace(at, from.size(), to);
+    }
+    return error_of_file(path, bad);
+  };
+  const std::string name =
+      "alkn::io::SafetensorsFile: expected twice the checksum that begins with ";
+  CHECK(flip("alkn.what", "alkn.that").rfind(name, 0) == 0);
+  CHECK(flip("alkn.checksum.copy", "alkn.checksum.cozy").rfind(name, 0) == 0);
+  CHECK(flip("alkn.checksum\"", "alkn.checksun\"").rfind(name, 0) == 0);
+  CHECK(flip("bf16\":", "bf17\":").rfind(name, 0) == 0);
+  CHECK(flip("[1,3]", "[3,1]").rfind(name, 0) == 0);
+}
+
+TEST_CASE("files with the checksum of version 0.1.0 are read, and compared", "[safetensors]") {
+  const Folder folder;
+  const fs::path path = folder.file("a.safetensors");
+  const auto old = [](const std::string& data) {
+    return raw_file(R"({"__metadata__":{"alkn.checksum":"448004954688197727"},)"
+                    R"("x":{"dtype":"U8","shape":[11],"data_offsets":[0,11]}})",
+                    data);
+  };
+  put(path, old("hello world"));
+  CHECK(SafetensorsFile(path).verify());
+  put(path, old("hello worle"));
+  CHECK(error_of([&] {
+          SafetensorsFile(path).verify();
+        }).find("expected data with checksum 448004954688197727, got ") != std::string::npos);
+}
+
+TEST_CASE("a header is JSON and nothing else", "[safetensors]") {
+  const Folder folder;
+  const fs::path path = folder.file("bad.safetensors");
+  const std::string name = "alkn::io::SafetensorsFile: expected ";
+  CHECK(error_of_file(path, raw_file(std::string("{}\0 x", 5), "")) ==
+        name + R"(JSON in the header, got "\x00" at byte 3)");
+  const std::string deep(75'000, '[');
+  for (const std::string& header :
+       {deep, "{\"__metadata__\":" + deep, "{\"a\":{\"dtype\":\"U8\",\"shape\":" + deep,
+        "{\"a\":" + deep + std::string(75'000, ']') + "}"}) {
+    CHECK(error_of_file(path, raw_file(header, "")) ==
+          name + "JSON of at most 64 levels in the header, got more");
+  }
+  CHECK(error_of_file(path, raw_file(R"({"__metadata__":{"a":"b","a":"c"}})", "")) ==
+        name + R"(every key once in the header, got "a" twice)");
+  CHECK(error_of_file(path, raw_file(R"({"a\n\u001b[1m":{"dtype":"U8"}})", "")) ==
+        name + R"(dtype, shape and two data_offsets of "a\x0A\x1B[1m", got {"dtype":"U8"})");
+}
+
+TEST_CASE("a reader beside a writer sees one file or the other", "[safetensors]") {
+  const Folder folder;
+  const fs::path path = folder.file("a.safetensors");
+  const auto save = [&](std::size_t size) {
+    const std::vector<unsigned char> bytes(size, static_cast<unsigned char>(size));
+    const auto length = static_cast<std::int64_t>(size);
+    alkn::io::save_safetensors(path, {{"x", DType::u8, {length}, bytes.data(), length}});
+  };
+  save(1);
+  std::atomic<bool> done{false};
+  std::thread writer([&] {
+    for (std::size_t i = 0; !done; ++i) save(1 + i % 200);
+  });
+  std::string error;
+  for (int i = 0; i < 3000 && error.empty(); ++i) {
+    try {
+      const SafetensorsFile file(path);
+      file.verify();
+    } catch (const std::exception& caught) {
+      error = caught.what();
+    }
+  }
+  done = true;
+  writer.join();
+  CHECK(error.empty());
+  // The same without chance: the file is replaced while it is open.
+  save(100);
+  const SafetensorsFile file(path);
+  save(50);
+  CHECK(file.verify());
+  CHECK(file.arrays()[0].num_bytes() == 100);
 }
 
 TEST_CASE("two writers of one file do not meet: the last to finish stays", "[safetensors]") {

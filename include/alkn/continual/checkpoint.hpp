@@ -5,9 +5,11 @@
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/ScalarType.h>
 #include <c10/util/Type.h>
 #include <fmt/ranges.h>
 #include <alkn/continual/checkpoint_arrays.hpp>
+#include <alkn/io/json.hpp>
 #include <alkn/io/tensors.hpp>
 #include <alkn/optim/unlearner.hpp>
 
@@ -26,7 +28,8 @@
 namespace alkn {
 namespace detail {
 
-inline constexpr int kCheckpointVersion = 1;
+/// Version 1 had no checksum over names, shapes and metadata; it is read as well.
+inline constexpr int kCheckpointVersion = 2;
 inline constexpr const char* kCheckpointKey = "alkn.checkpoint";  // metadata: the version
 inline constexpr const char* kHeaderName = "header";              // array: JSON, under the checksum
 
@@ -58,14 +61,29 @@ nlohmann::json method_header(const Method& unlearner) {
           {"options", options}};
 }
 
-/// What arrays there are, one line each: a damaged name must not go unnoticed.
+/// What arrays there are, one line each: a damaged name must not go unnoticed. No stream writes it:
+/// the text must not depend on the program's locale.
 inline std::vector<std::string> manifest(const std::map<std::string, Tensor>& arrays) {
   std::vector<std::string> lines;
   for (const auto& [name, array] : arrays) {
     if (name == kHeaderName) continue;
-    lines.push_back(c10::str(name, " ", array.scalar_type(), " ", array.sizes()));
+    lines.push_back(fmt::format("{} {} [{}]", name, c10::toString(array.scalar_type()),
+                                fmt::join(array.sizes(), ", ")));
   }
   return lines;
+}
+
+/// Names the first array whose name JSON cannot hold.
+[[noreturn]] inline void refuse_names(const io::NamedTensors& arrays,
+                                      const std::filesystem::path& path) {
+  std::string bad;
+  for (const auto& [name, array] : arrays) {
+    const auto replaced =
+        nlohmann::json(name).dump(-1, ' ', false, nlohmann::json::error_handler_t::ignore);
+    if (bad.empty() && nlohmann::json::parse(replaced) != nlohmann::json(name)) bad = name;
+  }
+  TORCH_CHECK_VALUE(false, "alkn::save_checkpoint: expected names in UTF-8, got \"",
+                    io::printable(bad), "\" (", path.string(), ")");
 }
 
 /// Reads a checkpoint and compares everything that can be compared without an unlearner.
@@ -78,9 +96,9 @@ inline std::map<std::string, Tensor> read_checkpoint(const std::filesystem::path
   TORCH_CHECK(version != file.metadata().end(),
               "alkn::load_checkpoint: expected a checkpoint, got another safetensors file (",
               path.string(), ")");
-  TORCH_CHECK(version->second == std::to_string(kCheckpointVersion),
-              "alkn::load_checkpoint: expected a checkpoint of version ", kCheckpointVersion,
-              ", got version ", version->second, " (", path.string(), ")");
+  TORCH_CHECK(version->second == "1" || version->second == std::to_string(kCheckpointVersion),
+              "alkn::load_checkpoint: expected a checkpoint of version 1 or ", kCheckpointVersion,
+              ", got version ", io::printable(version->second), " (", path.string(), ")");
   TORCH_CHECK(
       file.verify() && file.find(kHeaderName) != nullptr,
       "alkn::load_checkpoint: expected a checkpoint with header and checksum, got one without (",
@@ -89,8 +107,13 @@ inline std::map<std::string, Tensor> read_checkpoint(const std::filesystem::path
   for (const io::ArrayInfo& array : file.arrays()) {
     arrays.emplace(array.name, io::read_tensor(file, array));
   }
-  header = nlohmann::json::parse(tensor_bytes(arrays.at(kHeaderName)));
-  TORCH_CHECK(header.at("arrays").get<std::vector<std::string>>() == manifest(arrays),
+  try {
+    header = io::parse_json(tensor_bytes(arrays.at(kHeaderName)));
+  } catch (const io::JsonError& error) {
+    TORCH_CHECK(false, "alkn::load_checkpoint: expected ", error.expected, " in its header, got ",
+                error.got, " (", path.string(), ")");
+  }
+  TORCH_CHECK(header.is_object() && header.value("arrays", nlohmann::json()) == manifest(arrays),
               "alkn::load_checkpoint: expected the arrays that were saved, got others (",
               path.string(), ")");
   return arrays;
@@ -122,7 +145,8 @@ inline std::vector<std::string> header_differences(const nlohmann::json& mine,
 /// options, masks, thresholds, and of a running task the weights of its start, retain gradient,
 /// scores, what the objective remembered, its counters; the state of LibTorch's CPU generator;
 /// `buffers` as given (a model's, by name). One safetensors file, whole or not at all.
-/// @throws std::runtime_error if the file cannot be written
+/// @throws std::runtime_error if the file cannot be written; c10::ValueError for a name that is not
+/// UTF-8
 template <class Method>
 void save_checkpoint(const std::filesystem::path& path, const Method& unlearner,
                      const io::NamedTensors& buffers = {}) {
@@ -137,7 +161,13 @@ void save_checkpoint(const std::filesystem::path& path, const Method& unlearner,
   }
   header["arrays"] =
       detail::manifest(std::map<std::string, at::Tensor>(arrays.begin(), arrays.end()));
-  arrays.emplace_back(detail::kHeaderName, detail::bytes_tensor(header.dump()));
+  std::string header_text;
+  try {
+    header_text = header.dump();
+  } catch (const nlohmann::json::exception&) {
+    detail::refuse_names(arrays, path);
+  }
+  arrays.emplace_back(detail::kHeaderName, detail::bytes_tensor(header_text));
   io::save_tensors(path, arrays,
                    {{detail::kCheckpointKey, std::to_string(detail::kCheckpointVersion)}});
 }

@@ -1,44 +1,77 @@
 // A file that appears whole or not at all.
 #pragma once
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/types.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <array>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <memory>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <utility>
+
+#include "alkn/io/input_file.hpp"
 
 namespace alkn::io {
 
+namespace detail {
+
+/// 16 hexadecimal digits.
+inline std::string hex(std::uint64_t value) {
+  std::array<char, 17> digits{};
+  std::snprintf(digits.data(), digits.size(), "%016llx", static_cast<unsigned long long>(value));
+  return digits.data();
+}
+
+/// 64-bit FNV-1a.
+inline std::uint64_t hash_bytes(std::string_view bytes, std::uint64_t hash = 0xCBF29CE484222325U) {
+  for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3U;
+  return hash;
+}
+
+/// ".alkn-" and a hash of the name: what stands beside a file has a name of its own length, which
+/// always fits, and is hidden.
+inline std::string beside(const std::filesystem::path& path) {
+  return ".alkn-" + hex(hash_bytes(path.filename().string()));
+}
+
+inline std::filesystem::path folder_of(const std::filesystem::path& path) {
+  return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+}
+
+}  // namespace detail
+
 /// A file that is written beside its place and takes it only in `commit()`.
 ///
-/// Bytes go to a temporary file in the same folder; `commit()` flushes it to the disk (fsync) and
-/// renames it over `path`. Going out of scope before that, also by an exception, removes the
-/// temporary file and leaves whatever was at `path` as it was. A file that is replaced hands its
-/// mode on; where `path` is a link, what it leads to is replaced. Throws std::runtime_error with
-/// the path and the system's reason: unwritable folder, full disk. POSIX only.
+/// Bytes go to a temporary file in the same folder, which no other writer can have; `commit()`
+/// flushes it to the disk (fsync) and renames it over `path`. Going out of scope before that, also
+/// by an exception, removes the temporary file and leaves whatever was at `path` as it was. A
+/// process that is killed leaves it behind: the next one that writes to `path` removes it, as its
+/// lock went with its writer. A file that is replaced hands its mode on; where `path` is a link,
+/// what it leads to is replaced. What is no regular file (a pipe, a device, a folder) is refused.
+/// Throws std::runtime_error with the path and the system's reason: unwritable folder, full disk.
+/// POSIX only.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::filesystem::path path) : path_(target_of(std::move(path))) {
-    // Distinct for every process and every file of it, so that two writers never share one.
-    static std::atomic<unsigned> counter{0};
-    temporary_ = path_;
-    temporary_ += ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
-    constexpr ::mode_t kMode = 0666;  // the user's umask takes away from it
-    descriptor_ = ::open(temporary_.c_str(), O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, kMode);
-    if (descriptor_ < 0) {
-      fail("a writable folder for");
-    }
-    struct ::stat there {};
-    if (::stat(path_.c_str(), &there) == 0 && S_ISREG(there.st_mode)) {
-      static_cast<void>(::fchmod(descriptor_, there.st_mode & 07777U));  // best effort
+  explicit AtomicFile(const std::filesystem::path& path) : path_(path) {
+    path_ = target_of(path);
+    remove_stale();
+    create();
+    detail::Status there{};
+    if (::stat(path_.c_str(), &there) == 0) {
+      static_cast<void>(::fchmod(file_.number(), there.st_mode & 07777U));  // best effort
     }
   }
 
@@ -53,12 +86,10 @@ class AtomicFile {
   void write(const void* data, std::size_t num_bytes) {
     const auto* next = static_cast<const char*>(data);
     while (num_bytes > 0) {
-      const ::ssize_t written = ::write(descriptor_, next, num_bytes);
-      if (written < 0 && errno == EINTR) {
-        continue;
-      }
+      const ::ssize_t written = ::write(file_.number(), next, num_bytes);
+      if (written < 0 && errno == EINTR) continue;
       if (written <= 0) {
-        fail("to write " + std::to_string(num_bytes) + " bytes to");
+        fail("to write " + std::to_string(num_bytes) + " bytes to", written < 0 ? errno : ENOSPC);
       }
       next += written;
       num_bytes -= static_cast<std::size_t>(written);
@@ -69,56 +100,120 @@ class AtomicFile {
 
   /// Flushes the file to the disk and gives it its name.
   void commit() {
-    if (::fsync(descriptor_) != 0) {
-      fail("to flush");
+    while (::fsync(file_.number()) != 0) {
+      if (errno != EINTR) fail("to flush");
     }
-    const int closed = ::close(descriptor_);
-    descriptor_ = -1;
-    if (closed != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
-      const int reason = errno;
-      ::unlink(temporary_.c_str());
-      fail("to finish", reason);
-    }
+    // Some file systems say only to a close that they are full. The file itself stays open: its
+    // lock must last until it has its name.
+    if (Descriptor again(::dup(file_.number())); !again || !again.close()) fail("to finish");
+    refuse_special(path_);
+    if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("to finish");
+    temporary_.clear();
+    file_.close();
     flush_folder();
   }
 
  private:
-  /// Where a link leads: the file is replaced, not the link.
-  static std::filesystem::path target_of(std::filesystem::path path) {
+  /// What is no regular file must be neither replaced nor, later, removed.
+  void refuse_special(const std::filesystem::path& path) {
+    detail::Status there{};
+    if (::stat(path.c_str(), &there) == 0 && !S_ISREG(there.st_mode)) {
+      refuse("a regular file, or none, at", kind_of(there.st_mode));
+    }
+  }
+
+  /// Where a link leads, also where nothing is there yet: the file is replaced, not the link.
+  std::filesystem::path target_of(std::filesystem::path path) {
+    refuse_special(path);
+    detail::Status there{};
+    const bool exists = ::stat(path.c_str(), &there) == 0;
+    constexpr int kMostLinks = 40;  // as the system
     std::error_code error;
-    if (!std::filesystem::is_symlink(path, error)) return path;
-    std::filesystem::path target = std::filesystem::canonical(path, error);
-    return error ? path : target;
+    for (int i = 0; std::filesystem::is_symlink(path, error); ++i) {
+      if (i == kMostLinks) fail("no ring of links at", ELOOP);
+      const std::filesystem::path next = std::filesystem::read_symlink(path, error);
+      if (error) fail("a readable link at", error.value());
+      path = next.is_absolute() ? next : detail::folder_of(path) / next;
+    }
+    // Links of /proc lead to open files, whose names may be gone.
+    if (exists && ::stat(path.c_str(), &there) != 0) {
+      refuse("a file with a name at", "a link to an open file");
+    }
+    return path;
+  }
+
+  /// Opens a new file, and locks it for as long as it is written: whoever finds a temporary file
+  /// without a lock knows that its writer is gone.
+  void create() {
+    constexpr ::mode_t kMode = 0666;  // the user's umask takes away from it
+    for (;;) {
+      std::random_device random;
+      const std::uint64_t high = random(), low = random();
+      temporary_ = detail::folder_of(path_) /
+                   (detail::beside(path_) + "-" + detail::hex(high << 32U | low) + ".tmp");
+      file_ = Descriptor::open(temporary_, O_CREAT | O_EXCL | O_WRONLY, kMode);
+      if (!file_) {
+        if (errno == EEXIST) continue;
+        const int reason = errno;
+        temporary_.clear();
+        fail("a writable folder for", reason);
+      }
+      // Another writer may have taken it for a stale one, before it was locked: once more.
+      const bool locked = ::flock(file_.number(), LOCK_EX | LOCK_NB) == 0;
+      detail::Status mine{};
+      if ((locked || errno != EWOULDBLOCK) && ::fstat(file_.number(), &mine) == 0 &&
+          mine.st_nlink > 0) {
+        return;
+      }
+      file_.close();
+    }
+  }
+
+  /// Removes temporary files for `path` whose writers are gone. Best effort.
+  void remove_stale() const {
+    const auto folder = detail::folder_of(path_);
+    const std::string start = detail::beside(path_) + "-", end = ".tmp";
+    const std::unique_ptr<::DIR, int (*)(::DIR*)> entries(::opendir(folder.c_str()), &::closedir);
+    if (!entries) return;
+    while (const ::dirent* entry = ::readdir(entries.get())) {
+      const std::string_view name = entry->d_name;
+      if (name.size() < start.size() + end.size() || name.substr(0, start.size()) != start ||
+          name.substr(name.size() - end.size()) != end) {
+        continue;
+      }
+      const auto path = folder / name;
+      const Descriptor file = Descriptor::open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+      if (file && ::flock(file.number(), LOCK_EX | LOCK_NB) == 0) ::unlink(path.c_str());
+    }
   }
 
   [[noreturn]] void fail(const std::string& expected, int reason = errno) {
+    refuse(expected, std::generic_category().message(reason), ":");
+  }
+
+  [[noreturn]] void refuse(const std::string& expected, const std::string& got,
+                           const char* colon = "") {
     discard();
     throw std::runtime_error("alkn::io::AtomicFile: expected " + expected + " " + path_.string() +
-                             ", got: " + std::generic_category().message(reason));
+                             ", got" + colon + " " + got);
   }
 
   void discard() noexcept {
-    if (descriptor_ >= 0) {
-      ::close(descriptor_);
-      ::unlink(temporary_.c_str());
-      descriptor_ = -1;
-    }
+    if (!temporary_.empty()) ::unlink(temporary_.c_str());
+    temporary_.clear();
+    file_.close();
   }
 
   /// The new name survives a power cut only once its folder is on the disk too. Best effort: some
   /// file systems refuse it, and the file itself is complete.
   void flush_folder() const noexcept {
-    const auto folder = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
-    const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (descriptor >= 0) {
-      ::fsync(descriptor);
-      ::close(descriptor);
-    }
+    const Descriptor folder = Descriptor::open(detail::folder_of(path_), O_RDONLY | O_DIRECTORY);
+    if (folder) ::fsync(folder.number());
   }
 
   std::filesystem::path path_;
-  std::filesystem::path temporary_;
-  int descriptor_ = -1;
+  std::filesystem::path temporary_;  ///< empty once it is gone
+  Descriptor file_;
 };
 
 /// Writes `text` to `path`, whole or not at all.
@@ -126,6 +221,19 @@ inline void write_file(const std::filesystem::path& path, std::string_view text)
   AtomicFile file(path);
   file.write(text);
   file.commit();
+}
+
+/// Removes a regular file, of a link what it leads to, or does nothing where there is none.
+/// Devices, pipes and folders stay. @throws std::runtime_error where it cannot be removed
+inline void remove_file(const std::filesystem::path& path) {
+  detail::Status there{};
+  if (::stat(path.c_str(), &there) != 0 || !S_ISREG(there.st_mode)) return;
+  std::error_code error;
+  const std::filesystem::path target = std::filesystem::canonical(path, error);
+  if (::unlink((error ? path : target).c_str()) != 0 && errno != ENOENT) {
+    throw std::runtime_error("alkn::io::remove_file: expected to remove " + path.string() +
+                             ", got: " + std::generic_category().message(errno));
+  }
 }
 
 }  // namespace alkn::io

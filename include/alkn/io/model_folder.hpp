@@ -10,7 +10,6 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -18,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include "alkn/io/input_file.hpp"
+#include "alkn/io/json.hpp"
 #include "alkn/io/safetensors.hpp"
 
 namespace alkn::io {
@@ -38,7 +39,7 @@ inline std::string name_list(const std::vector<std::string>& names) {
   constexpr std::size_t kShown = 100;
   std::string text;
   for (std::size_t i = 0; i < std::min(names.size(), kShown); ++i) {
-    text += (i == 0 ? "\"" : ", \"") + names[i] + "\"";
+    text += (i == 0 ? "\"" : ", \"") + printable(names[i]) + "\"";
   }
   return names.size() <= kShown ? text
                                 : text + " and " + std::to_string(names.size() - kShown) + " more";
@@ -129,12 +130,12 @@ class ModelFolder {
  private:
   void open_index() {
     const std::filesystem::path path = path_ / detail::kIndexFile;
-    std::ostringstream text;
-    text << std::ifstream(path, std::ios::binary).rdbuf();
     std::map<std::string, std::string> weight_map;
     try {
-      index_ = nlohmann::ordered_json::parse(text.str());
+      index_ = parse_json<nlohmann::ordered_json>(read_text(path));
       weight_map = index_->at("weight_map").get<std::map<std::string, std::string>>();
+    } catch (const Unexpected& error) {
+      detail::folder_error(path, error.expected, error.got);
     } catch (const nlohmann::json::exception&) {
       detail::folder_error(path, "an index in JSON with a weight_map from names to files",
                            "another text");
@@ -144,7 +145,8 @@ class ModelFolder {
     std::vector<std::string> missing;
     for (const std::string& file : files) {
       if (file.empty() || std::filesystem::path(file).filename() != file || file == "..") {
-        detail::folder_error(path, "names of files in the folder itself", "\"" + file + "\"");
+        detail::folder_error(path, "names of files in the folder itself",
+                             "\"" + printable(file) + "\"");
       }
       std::error_code error;
       if (!std::filesystem::exists(path_ / file, error)) missing.push_back(file);
@@ -172,7 +174,7 @@ class ModelFolder {
       for (std::size_t a = 0; a < arrays.size(); ++a) {
         if (!places_.emplace(arrays[a].name, std::pair(s, a)).second) {
           detail::folder_error(path_, "every name in one shard",
-                               "\"" + arrays[a].name + "\" in " + "two of them");
+                               "\"" + printable(arrays[a].name) + "\" in two of them");
         }
       }
     }

@@ -48,8 +48,8 @@ inline void write_shard(const std::filesystem::path& path, const SafetensorsFile
                         const std::map<std::string, at::Tensor>& weights,
                         const std::filesystem::path& out) {
   Metadata metadata = source.metadata();
-  metadata["format"] = "pt";     // many versions of transformers refuse a file without
-  metadata.erase(kChecksumKey);  // it was of the old data
+  metadata["format"] = "pt";  // many versions of transformers refuse a file without
+  for (const char* key : {kChecksumKey, kChecksumCopyKey}) metadata.erase(key);  // of the old data
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   header[kMetadataKey] = metadata;
   for (const ArrayInfo& array : source.arrays()) {
