@@ -194,6 +194,39 @@ TEST_CASE("results settled by arithmetic are those of the processor's flags") {
   CHECK(at_edge > 1000);
 }
 
+TEST_CASE("100 steps on tiny gradients leave IEEE's weights") {
+  constexpr std::int64_t kSize = 70016;  // each entry has a scale of its own, from 2^-140 to 2
+  constexpr float kRate = 3e-5F;
+  Numbers numbers(9);
+  OwnedTensor t(kSize, DType::float32, DType::float32);
+  for (std::int64_t i = 0; i < kSize; ++i) t.param[t.at(i)] = numbers.normal(0.02F);
+  OwnedTensor ieee = t;
+  CpuStep cpu;
+  for (int step = 1; step <= 100; ++step) {
+    for (std::int64_t i = 0; i < kSize; ++i) {
+      t.set_grad(i, std::ldexp(numbers.normal(1.0F), -static_cast<int>(i % 141)));
+    }
+    t.adamw = adamw_numbers(step, static_cast<double>(kRate), 0.01);
+    StepTensor view = t.view();
+    cpu.run(&view, 1, StepArgs(), ParallelFor::serial());
+    UpdatePass pass;  // the same kernel in the mode of this thread
+    pass.size = pass.ahead.size = kSize, pass.adamw = t.adamw, pass.grad = t.grad.data();
+    pass.param = ieee.param.data();
+    pass.exp_avg = ieee.exp_avg.data(), pass.exp_avg_sq = ieee.exp_avg_sq.data();
+    kernels().fp32.update_all[0](pass);
+  }
+  double worst = 0;
+  std::int64_t num_denormal = 0;
+  for (std::size_t i = 0; i < t.param.size(); ++i) {
+    const auto off = static_cast<double>(ieee.param[i]) - static_cast<double>(t.param[i]);
+    const auto scale = static_cast<double>(std::max(std::fabs(ieee.param[i]), kRate));
+    worst = std::max(worst, std::fabs(off) / scale);
+    num_denormal += denormal(ieee.exp_avg_sq[i]) ? 1 : 0;
+  }
+  CHECK(worst <= 4 * 1.1920928955078125e-7);
+  CHECK(num_denormal > 1000);
+}
+
 TEST_CASE("the caller's mode changes no bit of a step, and comes back") {
   for (const SimdLevel level : simd_levels()) {
     const WithSimd with(level);
