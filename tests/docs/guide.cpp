@@ -9,6 +9,7 @@
 #include <torch/optim/sgd.h>
 
 #include <alkn/alkn.hpp>
+#include <alkn/autograd/checkpointed.hpp>
 #include <alkn/continual/checkpoint.hpp>
 #include <cmath>
 #include <cstdint>
@@ -227,6 +228,20 @@ TEST_CASE_METHOD(Fixture, "guide: answer rows") {
   CHECK(rows.size(0) == 4 * 5);
   CHECK(at::allclose(loss, whole));
   task.abandon();
+}
+
+TEST_CASE_METHOD(Fixture, "guide: activation checkpointing") {
+  const Batch& b = forget[0];
+  at::Tensor x = model.tokens(b.tokens).cumsum(1);
+  const at::Tensor plain = model.head(x.tanh());
+  torch::nn::Linear& layer = model.head;
+  // [checkpointed]
+  const auto block = [&layer](const at::Tensor& h) { return layer(h.tanh()); };
+  x = alkn::checkpointed(block, layer->parameters(), x);  // in place of x = block(x)
+  // [checkpointed]
+  CHECK(at::equal(x, plain));
+  x.sum().backward();
+  CHECK(model.tokens->weight.grad().defined());
 }
 
 TEST_CASE_METHOD(Fixture, "guide: retain terms") {

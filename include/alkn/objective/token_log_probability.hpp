@@ -36,13 +36,6 @@ inline void check_log_sum_exp(std::string_view owner, const LogitRows& rows, con
   }
 }
 
-/// Second derivatives are not written: say so rather than return wrong ones.
-inline void refuse_create_graph(std::string_view owner) {
-  TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), "alkn::", owner,
-                              ": expected a backward pass without create_graph, got one with it "
-                              "(second derivatives are not available)");
-}
-
 struct TokenLogProbability : torch::autograd::Function<TokenLogProbability> {
   static constexpr const char* kName = "token_log_probability";
 
