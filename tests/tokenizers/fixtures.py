@@ -250,6 +250,7 @@ CONFIGS = {
     },
     "llama2": {
         "tokenizer_class": "LlamaTokenizer",
+        "legacy": True,
         "bos_token": "<s>",
         "eos_token": "</s>",
         "unk_token": "<unk>",

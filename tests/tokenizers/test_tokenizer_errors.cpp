@@ -117,7 +117,7 @@ TEST_CASE("a small tokenizer is read") {
 TEST_CASE("what is no JSON") {
   CHECK(parse_error("") == "continual: expected JSON, got nothing (t.json)");
   CHECK(parse_error(R"({"a": tru})") ==
-        R"(continual: expected JSON, got "tru" at byte 10 (t.json, a))");
+        R"(continual: expected JSON, got "}" at byte 10 (t.json, a))");
   const std::string text = small().dump();
   const std::string behind = std::to_string(text.size() + 1);
   CHECK(parse_error(text + "x") ==
@@ -125,7 +125,7 @@ TEST_CASE("what is no JSON") {
   CHECK(parse_error(text + std::string(1, '\0') + "x") ==
         "continual: expected JSON, got \"\\x00x\" at byte " + behind + " (t.json)");
   CHECK(parse_error("{\"a\": \"\xff\"}") ==
-        R"(continual: expected JSON, got "\"\xFF\"" at byte 8 (t.json, a))");
+        R"(continual: expected JSON, got ""\xFF"" at byte 8 (t.json, a))");
   CHECK(parse_error("[]") == "continual: expected an object, got a list (t.json)");
   CHECK(parse_error("3") == "continual: expected an object, got 3 (t.json)");
   CHECK(parse_error(R"({"model": {}, "model": {}})") ==
@@ -312,7 +312,7 @@ TEST_CASE("folders that lack a file, or have a broken one") {
         "continual: expected a text, got an object (F/tokenizer_config.json, chat_template)");
   folder.put("tokenizer_config.json", "{");
   CHECK(folder.error() ==
-        "continual: expected JSON, got something else at offset 1 (F/tokenizer_config.json)");
+        "continual: expected complete JSON, got the end after 1 bytes (F/tokenizer_config.json)");
 
   folder.put("tokenizer_config.json", R"({"eos_token": "<end>", "chat_template": "other"})");
   const tokenizers::FolderTokenizer unknown(folder.path());
