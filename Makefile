@@ -48,8 +48,10 @@ model:
 
 test-model: configure
 	@scripts/setup --model
-	@cmake --build $(BUILD) -j $(JOBS) --target model_probe
+	@cmake --build $(BUILD) -j $(JOBS) --target model_probe tokenize_lines
 	@.venv-model/bin/python tests/models/live.py $(BUILD)/tests/models/model_probe
+	@if [ -d models/smollm2-135m ]; then .venv-model/bin/python tests/tokenizers/live.py \
+	  $(BUILD)/tests/tokenizers/tokenize_lines models/smollm2-135m README.md docs/guide.md; fi
 
 # Resumes: what is finished in the folder is kept.
 experiment: configure
