@@ -10,9 +10,20 @@ namespace {
 std::atomic<std::int64_t> count{0};
 std::atomic<std::int64_t> failing{0};  // the failing-th call from now on fails; below 1: none
 
+}  // namespace
+
+namespace alkn_test {
+
+/// Counts an allocation towards the one that fails; whether it is that one.
+bool count_allocation() { return failing.load() > 0 && failing.fetch_sub(1) == 1; }
+
+}  // namespace alkn_test
+
+namespace {
+
 [[maybe_unused]] void* counted(void* memory) {
   count.fetch_add(1, std::memory_order_relaxed);
-  if (failing.load() > 0 && failing.fetch_sub(1) == 1) {
+  if (alkn_test::count_allocation()) {
     std::free(memory);
     throw std::bad_alloc();
   }

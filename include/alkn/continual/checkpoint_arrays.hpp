@@ -185,13 +185,13 @@ class CheckpointArrays {
 
   /// Exchanges the base's state and options with those that the task set aside.
   void swap_before(TaskState& task) {
-    std::swap(optimizer().state(), task.state_before);
     auto& groups = optimizer().param_groups();
-    for (std::size_t g = 0; g < groups.size(); ++g) {
-      auto now = groups[g].options().clone();
-      core_.put_options(groups[g], *task.options_before[g]);
-      task.options_before[g] = std::move(now);
-    }
+    std::vector<std::unique_ptr<torch::optim::OptimizerOptions>> now;
+    for (const auto& group : groups) now.push_back(group.options().clone());
+    optimizer().state().swap(task.state_before);  // nothing throws any more
+    for (std::size_t g = 0; g < groups.size(); ++g)
+      core_.put_options(groups[g], task.options_before[g]);
+    task.options_before.swap(now);
   }
 
   void write_task(io::NamedTensors& arrays, nlohmann::json& header) {
@@ -244,7 +244,7 @@ class CheckpointArrays {
     task->announced = header.at("announced");
     task->done = header.at("done");
     task->skipped = header.at("skipped");
-    task->training = header.at("training");
+    task->training = task->prepared = header.at("training");
     task->num_retain_batches = header.at("num_retain_batches");
     const auto* numbers = arrays.at("task/numbers").const_data_ptr<double>();
     task->unmask_ratio = numbers[0];
@@ -261,11 +261,13 @@ class CheckpointArrays {
       const auto values = arrays.at("memory/values")
                               .split_with_sizes({sizes.const_data_ptr<std::int64_t>(),
                                                  static_cast<std::size_t>(sizes.numel())});
+      SampleMemory::Entries entries;
       for (std::int64_t i = 0; i < ids.numel(); ++i) {
-        task->memory.put(ids.const_data_ptr<std::int64_t>()[i],
-                         {values[static_cast<std::size_t>(i)].clone(),
-                          arrays.at("memory/tokens").const_data_ptr<std::int64_t>()[i]});
+        entries[ids.const_data_ptr<std::int64_t>()[i]] = {
+            values[static_cast<std::size_t>(i)].clone(),
+            arrays.at("memory/tokens").const_data_ptr<std::int64_t>()[i]};
       }
+      task->memory.put(std::move(entries));
     }
     return task;
   }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
 #include <alkn/continual/task_state.hpp>
 #include <alkn/objective/losses.hpp>
 #include <alkn/objective/retain_kl.hpp>
@@ -29,11 +31,16 @@ class [[nodiscard]] StartWeights {
  public:
   StartWeights(std::weak_ptr<detail::UnlearnerCore> core, std::int64_t serial)
       : core_(std::move(core)), serial_(serial) {
-    if (const auto held = core_.lock()) held->swap_start(true);
+    if (const auto held = core_.lock()) scope_ = held->swap_start();
   }
   ~StartWeights() {
     const auto held = core_.lock();
-    if (held && held->task_ && held->task_->serial == serial_) held->swap_start(false);
+    if (!held || !held->task_ || held->task_->serial != serial_) return;
+    if (held->task_->num_swaps != scope_) return;  // a later scope is open
+    try {
+      held->swap_back();
+    } catch (...) {  // a destructor may not throw: the next step, end or abandon says so
+    }
   }
   StartWeights(const StartWeights&) = delete;
   StartWeights& operator=(const StartWeights&) = delete;
@@ -41,6 +48,7 @@ class [[nodiscard]] StartWeights {
  private:
   std::weak_ptr<detail::UnlearnerCore> core_;
   std::int64_t serial_;
+  std::int64_t scope_ = 0;
 };
 
 /// One deletion request, from begin_task to end() or abandon(). A transaction: a task that goes out
@@ -102,11 +110,14 @@ class [[nodiscard]] Task {
       std::vector<Tensor> values = Objective::remember(batch...);
       const Tensor counts = token_counts(batch...);
       const Tensor keys = checked_ids(ids, counts.size(0));
+      const c10::InferenceMode normal_tensors(false);
+      const at::NoGradGuard no_grad;
+      detail::SampleMemory::Entries entries;
       for (std::int64_t b = 0; b < keys.size(0); ++b) {
-        core()->remember(keys.const_data_ptr<std::int64_t>()[b],
-                         values[static_cast<std::size_t>(b)].clone(),
-                         counts.const_data_ptr<std::int64_t>()[b]);
+        entries[keys.const_data_ptr<std::int64_t>()[b]] = {
+            values[static_cast<std::size_t>(b)].clone(), counts.const_data_ptr<std::int64_t>()[b]};
       }
+      task.memory.put(std::move(entries));
     }
   }
 
@@ -164,6 +175,7 @@ class [[nodiscard]] Task {
                 "rollback(true)");
     TORCH_CHECK(!task.swapped,
                 "alkn::Task: expected one scope of start_weights() at a time, got a second");
+    detail::UnlearnerCore::check_whole(task, "start_weights()");
     return StartWeights(core_, serial_);
   }
 

@@ -66,7 +66,14 @@ class SampleMemory {
     std::int64_t num_tokens = 0;  ///< valid tokens when it was remembered
   };
 
-  void put(std::int64_t id, Entry entry) { entries_.insert_or_assign(id, std::move(entry)); }
+  using Entries = std::unordered_map<std::int64_t, Entry>;
+
+  /// Takes over all, or, where there is no memory, none. They replace those of the same ids.
+  void put(Entries entries) {
+    entries_.reserve(entries_.size() + entries.size());
+    entries_.merge(entries);  // what is left is known
+    for (auto& [id, entry] : entries) entries_.find(id)->second = std::move(entry);
+  }
 
   /// Throws c10::ValueError for an unknown id, or another number of valid tokens than was
   /// remembered.
@@ -83,14 +90,13 @@ class SampleMemory {
     return found->second.values;
   }
 
-  [[nodiscard]] const std::unordered_map<std::int64_t, Entry>& entries() const noexcept {
-    return entries_;
-  }
+  [[nodiscard]] const Entries& entries() const noexcept { return entries_; }
 
  private:
-  std::unordered_map<std::int64_t, Entry> entries_;
+  Entries entries_;
 };
 
+/// Exchanged by its swap() alone: its moves allocate, and end the program where there is no memory.
 using OptimizerState =
     ska::flat_hash_map<void*, std::unique_ptr<torch::optim::OptimizerParamState>>;
 
@@ -101,8 +107,12 @@ struct TaskState {
   std::int64_t done = 0;
   std::int64_t skipped = 0;
   bool training = false;  ///< the first step has begun
-  bool swapped = false;   ///< the weights of the start are in the model
-  /// While they are: 1-D room for any parameter, by dtype and device.
+  bool prepared = false;  ///< and has all it needs: G_r is finished, scores and masks are there
+  /// A call failed after it had written some of the parameters: only abandon() is left.
+  bool broken = false;
+  bool swapped = false;        ///< the weights of the start are in the model
+  std::int64_t num_swaps = 0;  ///< scopes of start_weights() so far
+  /// While they are: for each parameter without a master room of its shape, shared by all.
   std::vector<Tensor> exchange;
   bool judging = false;  ///< a candidate of end(judge, bound) is in the model
   std::int64_t num_retain_batches = 0;
@@ -131,6 +141,7 @@ struct ParameterState {
   Tensor start;                   ///< theta_{t-1}: the master's, or the parameter's own values
   Tensor retain, score, mask;     ///< as in StepSlot
   Tensor masked_grad;             ///< g' of a low-precision parameter under a foreign base
+  bool retain_finished = false;   ///< `retain` is what the score wants, no sum any more
   std::optional<double> eta;      ///< in force in this task
   bool slow = false;              ///< low learning rate by tensor
   std::int64_t num_unmasked = 0;  ///< entries that the last step trained; 0: none yet
@@ -138,7 +149,7 @@ struct ParameterState {
   void drop_task() {
     start = retain = score = mask = masked_grad = Tensor();
     eta.reset();
-    slow = false;
+    slow = retain_finished = false;
     num_unmasked = 0;
   }
 };

@@ -161,7 +161,9 @@ inline void aten_adamw(StepSlot& slot, const Tensor& grad, const Tensor& keep, b
 
 /// One whole step; see kernel::StepArgs. Synchronises with the device. Temporary memory: several
 /// copies of the largest parameter.
-inline kernel::StepResult aten_step(std::vector<StepSlot>& slots, const kernel::StepArgs& args) {
+/// @param written set before the first write
+inline kernel::StepResult aten_step(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
+                                    bool& written) {
   kernel::StepResult result;
   double sum = 0;
   for (const StepSlot& slot : slots) {
@@ -175,6 +177,7 @@ inline kernel::StepResult aten_step(std::vector<StepSlot>& slots, const kernel::
   if (args.max_norm > 0) {
     result.clip_scale = std::min(1.0, args.max_norm / (result.grad_norm + 1e-6));
   }
+  written = true;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     StepSlot& slot = slots[i];
     if (!slot.grad.defined()) continue;

@@ -50,8 +50,13 @@ class StateArrays {
       arena_ = arena;
     }
     void* data = arena->allocate(bytes);
-    return at::from_blob(
-        data, sizes, [arena = std::move(arena)](void*) {}, options);
+    // a context, no std::function: without memory for that LibTorch ends the program
+    using Owner = std::shared_ptr<kernel::Arena>;
+    return at::for_blob(data, sizes)
+        .context(new Owner(std::move(arena)),
+                 [](void* context) { delete static_cast<Owner*>(context); })
+        .options(options)
+        .make_tensor();
   }
 
   [[noreturn]] void fail(std::size_t bytes, at::Device device) const {

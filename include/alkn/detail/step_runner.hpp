@@ -8,6 +8,7 @@
 #include <alkn/detail/aten_parallel.hpp>
 #include <alkn/detail/backend.hpp>
 #include <alkn/detail/cuda_seam.hpp>
+#include <alkn/detail/plain_values.hpp>
 #include <alkn/kernel/cpu.hpp>
 #include <alkn/kernel/math.hpp>
 #include <alkn/kernel/step.hpp>
@@ -230,7 +231,7 @@ class StepRunner {
                 "alkn::StepRunner: expected the CUDA kernels for a step of a CUDA graph, got "
                 "another backend");
     pending_ = false;
-    if (backend == Backend::aten) return aten_step(slots, args);
+    if (backend == Backend::aten) return aten_step(slots, args, written_);
     return run_fused(slots, args, backend, mode);
   }
 
@@ -240,6 +241,10 @@ class StepRunner {
     const CudaTable* table = find_cuda_table(device.index());
     return table != nullptr && table->capturing(device.index());
   }
+
+  /// Whether the step since start() had begun to write when it threw.
+  [[nodiscard]] bool has_written() const { return written_; }
+  void start() { written_ = false; }
 
   /// Whether the results of the last step are still to come.
   [[nodiscard]] bool pending() const { return pending_; }
@@ -306,7 +311,9 @@ class StepRunner {
     if (!on_cuda(backend)) {
       result = cpu_.run(tensors_.data(), count, args, aten_parallel());
       pending_ = late_;
+      written_ = true;
     } else {
+      written_ = true;
       pending_ = cuda_.enqueue(slots, tensors_.data(), args, mode);
     }
     if (mode == StepMode::capture) return result;
@@ -322,10 +329,11 @@ class StepRunner {
     return {};
   }
 
-  /// A contiguous stand-in for `t`, kept alive for the step: `t` itself where it is contiguous.
+  /// A contiguous stand-in for `t`, kept alive for the step: `t` itself where a raw pointer can
+  /// have it.
   const Tensor& contiguous(const Tensor& t) {
-    if (t.is_contiguous()) return t;
-    held_.push_back(t.contiguous());
+    if (has_plain_values(t)) return t;
+    held_.push_back(plain_values(t));
     return held_.back();
   }
 
@@ -373,7 +381,7 @@ class StepRunner {
   void publish(StepSlot& slot, const kernel::StepTensor& tensor, const kernel::StepArgs& args) {
     if (!slot.grad.defined()) return;
     const Tensor& target = args.update == kernel::Update::adamw ? *slot.param : *slot.grad_out;
-    if (target.is_contiguous()) {
+    if (has_plain_values(target)) {
       target.unsafeGetTensorImpl()->bump_version();
       return;
     }
@@ -390,7 +398,7 @@ class StepRunner {
   std::vector<Tensor> held_;
   AdamWScalars scalars_;  ///< of the tensor before: mostly those of the next one, too
   kernel::AdamWNumbers rounded_ = scalars_.rounded();
-  bool pending_ = false, late_ = false, emulates_ = false;
+  bool pending_ = false, late_ = false, emulates_ = false, written_ = false;
   kernel::StepResult late_result_;
 };
 

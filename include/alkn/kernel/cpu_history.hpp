@@ -58,22 +58,33 @@ inline bool all_finite(const float* values, std::int64_t size, const ParallelFor
   return finite.load();
 }
 
+/// How many parts a sum of so many elements has.
+inline std::int64_t sum_parts(std::int64_t size) {
+  return (size + tuning::kChunk - 1) / tuning::kChunk;
+}
+
 /// The sum of values[size] in double: of chunk after chunk, each by 16 sums of every 16th element.
 /// The same bits for any number of threads. Cost: 4 bytes an element.
-inline double sum(const float* values, std::int64_t size, const ParallelFor& parallel) {
-  std::vector<double> sums(static_cast<std::size_t>((size + tuning::kChunk - 1) / tuning::kChunk));
+/// @param sums [sum_parts(size)], overwritten
+inline double sum(const float* values, std::int64_t size, const ParallelFor& parallel,
+                  double* sums) {
   detail::for_chunks(size, parallel, [&](std::int64_t begin, std::int64_t count) {
     constexpr std::int64_t kLanes = 16;
     double lanes[kLanes] = {};
     for (std::int64_t i = 0; i < count; ++i) {
       lanes[i % kLanes] += static_cast<double>(flushed(values[begin + i]));
     }
-    double& sum = sums[static_cast<std::size_t>(begin / tuning::kChunk)];
+    double sum = 0;
     for (const double lane : lanes) sum += lane;
+    sums[begin / tuning::kChunk] = sum;
   });
   double total = 0;
-  for (const double sum : sums) total += sum;
+  for (std::int64_t i = 0; i < sum_parts(size); ++i) total += sums[i];
   return total;
+}
+inline double sum(const float* values, std::int64_t size, const ParallelFor& parallel) {
+  std::vector<double> sums(static_cast<std::size_t>(sum_parts(size)));
+  return sum(values, size, parallel, sums.data());
 }
 
 /// param = start - lambda (param - start), the difference rounded once, the rest a fused

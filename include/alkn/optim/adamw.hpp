@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/arg.h>
 #include <torch/optim/optimizer.h>
 #include <alkn/detail/backend.hpp>
@@ -173,20 +174,33 @@ class AdamW : public torch::optim::Optimizer {
 
  protected:
   void step_all(detail::StepMode mode) {
+    const c10::InferenceMode normal_tensors(false);
     const at::NoGradGuard no_grad;
     check_groups();
     slots_.clear();
-    for (auto& group : param_groups_) {
-      for (Tensor& param : group.params())
-        slots_.push_back(plain_slot(slots_.size(), param, group_options(group), false));
+    runner_.start();
+    try {
+      for (auto& group : param_groups_) {
+        for (Tensor& param : group.params())
+          slots_.push_back(plain_slot(slots_.size(), param, group_options(group), false));
+      }
+      if (slots_.empty()) return;
+      if (mode == detail::StepMode::run && runner_.capturing(slots_[0].param->device()))
+        mode = detail::StepMode::capture;
+      kernel::StepArgs args;
+      args.check_finite = false;  // it would cost one more pass over the gradients
+      take_step(slots_, args, resolve_backend_of_all(), mode);
+    } catch (...) {
+      if (!runner_.has_written()) forget_new_state();
+      throw;
     }
-    if (slots_.empty()) return;
-    if (mode == detail::StepMode::run && runner_.capturing(slots_[0].param->device()))
-      mode = detail::StepMode::capture;
-    kernel::StepArgs args;
-    args.check_finite = false;  // it would cost one more pass over the gradients
-    take_step(slots_, args, resolve_backend_of_all(), mode);
     slots_.clear();
+  }
+
+  /// After a step that failed before it had written anything: the state that it made.
+  void forget_new_state() {
+    for (void* param : made_) state_.erase(param);
+    made_.clear();
   }
 
   static const AdamWOptions& group_options(const torch::optim::OptimizerParamGroup& group) {
@@ -205,10 +219,15 @@ class AdamW : public torch::optim::Optimizer {
     if (!grad.defined()) return slot;
     slot.grad = grad;
     slot.master = masters_.get(param);
-    const AdamWParamState& state =
-        state_of(position, param, detail::moment_dtype(param, compact || options.compact_state()));
-    slot.exp_avg = state.exp_avg();
-    slot.exp_avg_sq = state.exp_avg_sq();
+    const at::ScalarType type = detail::moment_dtype(param, compact || options.compact_state());
+    const AdamWParamState& state = state_of(position, param, type);
+    if (state.exp_avg().scalar_type() == type) {
+      slot.exp_avg = state.exp_avg();
+      slot.exp_avg_sq = state.exp_avg_sq();
+    } else {  // the option has changed; the step takes them over
+      slot.exp_avg = state.exp_avg().to(type);
+      slot.exp_avg_sq = state.exp_avg_sq().to(type);
+    }
     slot.adamw.lr = slot.adamw.lr_used = options.lr();
     std::tie(slot.adamw.beta1, slot.adamw.beta2) = options.betas();
     slot.adamw.eps = options.eps();
@@ -222,6 +241,11 @@ class AdamW : public torch::optim::Optimizer {
   kernel::StepResult take_step(std::vector<detail::StepSlot>& slots, const kernel::StepArgs& args,
                                Backend backend, detail::StepMode mode) {
     const kernel::StepResult result = runner_.run(slots, args, backend, mode);
+    made_.clear();
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      if (!slots[i].grad.defined() || states_[i]->exp_avg().is_same(slots[i].exp_avg)) continue;
+      states_[i]->exp_avg(slots[i].exp_avg).exp_avg_sq(slots[i].exp_avg_sq);
+    }
     if (!result.skipped && mode != detail::StepMode::capture) {
       std::size_t i = 0;
       for (auto& group : param_groups_) {
@@ -253,13 +277,9 @@ class AdamW : public torch::optim::Optimizer {
   /// Throws for group options out of range, and for a parameter, gradient or state that does not
   /// fit any more. Looks up the states.
   void check_groups() {
-    std::int64_t size = 0;
-    for (const auto& group : param_groups_) size += std::ssize(group.params());
-    if (size != num_checked_) {  // some were added
-      check_list();
-      num_checked_ = size;
-    }
+    if (!is_checked()) check_list();
     states_.clear();
+    made_.clear();
     for (std::size_t g = 0; g < param_groups_.size(); ++g) {
       const auto* options = dynamic_cast<const AdamWOptions*>(&param_groups_[g].options());
       TORCH_CHECK_VALUE(
@@ -289,14 +309,12 @@ class AdamW : public torch::optim::Optimizer {
       if (state_.empty()) arrays_.renew(moment_bytes(), moment_bytes());
       fresh->exp_avg(arrays_.zeros(param.sizes(), options))
           .exp_avg_sq(arrays_.zeros(param.sizes(), options));
-      states_[position] = fresh.get();
+      made_.push_back(param.unsafeGetTensorImpl());
+      AdamWParamState* made = fresh.get();
       state_.insert_or_assign(param.unsafeGetTensorImpl(), std::move(fresh));
+      states_[position] = made;
     }
-    AdamWParamState& state = *states_[position];
-    if (state.exp_avg().scalar_type() != type) {  // the option has changed
-      state.exp_avg(state.exp_avg().to(type)).exp_avg_sq(state.exp_avg_sq().to(type));
-    }
-    return state;
+    return *states_[position];
   }
 
   /// Bytes of the moments of all parameters.
@@ -312,9 +330,26 @@ class AdamW : public torch::optim::Optimizer {
     return bytes;
   }
 
+  /// Whether check_list() has seen these parameters, where they are.
+  [[nodiscard]] bool is_checked() const {
+    std::size_t i = 0;
+    for (const auto& group : param_groups_) {
+      for (const Tensor& param : group.params()) {
+        if (i == checked_.size() || !param.is_same(checked_[i].param) ||
+            data_of(param) != checked_[i].data)
+          return false;
+        ++i;
+      }
+    }
+    return i > 0 && i == checked_.size();
+  }
+  static const void* data_of(const Tensor& param) {
+    return param.layout() == at::kStrided && !param.is_meta() ? param.const_data_ptr() : nullptr;
+  }
+
   /// Throws for an empty list, a tensor that cannot be stepped, one that comes twice, overlapping
   /// storage.
-  void check_list() const {
+  void check_list() {
     std::vector<NamedParameter> all;
     for (std::size_t g = 0; g < param_groups_.size(); ++g) {
       for (std::size_t k = 0; k < param_groups_[g].params().size(); ++k) {
@@ -327,6 +362,9 @@ class AdamW : public torch::optim::Optimizer {
                         "alkn::AdamW: expected every parameter once, got a duplicate parameter (",
                         all[i].name, ")");
     }
+    std::vector<Checked> checked;
+    for (const NamedParameter& p : all) checked.push_back({p.tensor, data_of(p.tensor)});
+    checked_ = std::move(checked);
   }
 
   /// Returns the state of the parameter, or null.
@@ -372,7 +410,12 @@ class AdamW : public torch::optim::Optimizer {
 
   std::vector<detail::StepSlot> slots_;
   std::vector<AdamWParamState*> states_;  ///< of the running step; null: none yet
-  std::int64_t num_checked_ = -1;         ///< parameters that check_list() has seen; -1: none
+  std::vector<void*> made_;               ///< the keys of those that the running step has made
+  struct Checked {
+    Tensor param;
+    const void* data;  ///< set_data puts another there
+  };
+  std::vector<Checked> checked_;  ///< the parameters that check_list() has seen
   detail::StateArrays arrays_;
 };
 

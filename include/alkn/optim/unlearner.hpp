@@ -328,7 +328,9 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
     } else {
       foreign_.fresh = [base](const std::vector<torch::optim::OptimizerParamGroup>& now) {
         Base fresh(now, base);
-        return std::move(fresh.state());
+        detail::OptimizerState state;
+        state.swap(fresh.state());
+        return state;
       };
       foreign_.check = [](const torch::optim::OptimizerOptions& own, const std::string& where) {
         const auto* known = dynamic_cast<const BaseOptions*>(&own);
@@ -416,6 +418,9 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
       return Base::take_step(slots, args, backend, mode);
     else
       return {};
+  }
+  void forget_new_state() override {
+    if constexpr (kFused) Base::forget_new_state();
   }
   void take_back([[maybe_unused]] const std::vector<char>& stepped) override {
     if constexpr (kFused) Base::take_back(stepped);

@@ -60,6 +60,8 @@ class BaseAdapter {
   /// fused: runs the kernels and counts the step
   virtual kernel::StepResult fused_step(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
                                         Backend backend, StepMode mode) = 0;
+  /// fused: after a step that failed before it had written anything, forgets the state that it made
+  virtual void forget_new_state() = 0;
   /// fused: the last step was none for the parameters with a true flag, in the order of the groups
   virtual void take_back(const std::vector<char>& stepped) = 0;
   /// Base::step(nullptr)
@@ -87,6 +89,7 @@ class SwapMasters {
               const std::vector<Tensor>& gradients)
       : masters_(masters) {
     if (optimizer == nullptr) return;
+    std::vector<Tensor> grads;
     std::size_t i = 0;
     for (auto& group : optimizer->param_groups()) {
       for (Tensor& param : group.params()) {
@@ -95,11 +98,16 @@ class SwapMasters {
         if (!master.defined()) continue;
         Tensor grad = index < gradients.size() ? gradients[index] : Tensor();
         if (!grad.defined() && param.grad().defined()) grad = param.grad().to(at::kFloat);
-        master.mutable_grad() = param.grad().defined() ? grad : Tensor();
+        grads.push_back(param.grad().defined() ? grad : Tensor());
         swapped_.push_back({&param, master});
+        swapped_.back().second.mutable_grad();  // where it will be
       }
     }
-    for (auto& [place, other] : swapped_) std::swap(*place, other);  // nothing throws any more
+    for (std::size_t k = 0; k < swapped_.size(); ++k) {  // nothing throws any more
+      auto& [place, other] = swapped_[k];
+      other.mutable_grad() = std::move(grads[k]);
+      std::swap(*place, other);
+    }
   }
   ~SwapMasters() {
     for (auto& [place, original] : swapped_) {
@@ -140,9 +148,9 @@ class UnlearnerCore {
 
   // the task protocol; see alkn::Task
   std::int64_t begin_task(const TaskOptions& options);
-  void remember(std::int64_t id, Tensor values, std::int64_t num_tokens);
   void accumulate_retain_gradient(const Tensor& loss);
-  void swap_start(bool in);
+  std::int64_t swap_start();
+  void swap_back();
   TaskReport end_task(double lambda, bool reduced = false);
   TaskReport end_task(const std::function<double()>& judge, double bound, int iterations);
   void abandon(bool must_restore);
@@ -159,9 +167,14 @@ class UnlearnerCore {
   [[nodiscard]] double task_lambda() const;
   /// The running task; throws unless it is the one numbered `serial`.
   TaskState& task(std::int64_t serial, const char* call);
+  /// Throws after a call that failed with some of the parameters written.
+  static void check_whole(const TaskState& task, const char* call) {
+    TORCH_CHECK(!task.broken, "alkn::Task: expected abandon() after a call that failed with some ",
+                "parameters written, got ", call);
+  }
   /// Gives a group the values of options, in the object that it has: the user may hold a reference.
   void put_options(torch::optim::OptimizerParamGroup& group,
-                   const torch::optim::OptimizerOptions& values);
+                   std::unique_ptr<torch::optim::OptimizerOptions>& values);
 
   BaseAdapter& base_;
   MethodSettings settings_;
@@ -173,12 +186,14 @@ class UnlearnerCore {
  private:
   void match_parameters(const std::vector<NamedParameter>& named);
   void take_given_masks();
+  void run_step(StepMode mode, kernel::StepResult& result);
   void check_parameters(bool gradients);
   void check_end() const;
   Backend backend() const;
   void start_training();
   void rank_by_use();
-  void finish_retain_gradient(ParameterState& p, const Tensor& kept) const;
+  void finish_retain_gradient(ParameterState& p, const Tensor& kept,
+                              std::vector<double>& sums) const;
   [[nodiscard]] at::ScalarType retain_dtype(const ParameterState& p) const;
   [[nodiscard]] at::ScalarType score_dtype(const ParameterState& p) const {
     return moment_dtype(p.param, settings_.localized.compact_state || base_.compact(p.group));
@@ -191,11 +206,12 @@ class UnlearnerCore {
   void foreign_step(const std::vector<Tensor>& old);
   void take_results(const kernel::StepResult& result);
   void advance();
-  void apply_lambda(double lambda, const std::vector<Tensor>& tuned);
+  void apply_lambda(double lambda, const std::vector<Tensor>& out,
+                    const std::vector<Tensor>& tuned);
+  void exchange_start();
   TaskReport report(double lambda, bool reduced) const;
   void reserve_exchange();
-  [[nodiscard]] std::vector<Tensor>::iterator find_exchange(const ParameterState& p);
-  void close(OptimizerState state);
+  void close(OptimizerState& state);
   /// The base's state as if no step had been taken, of the masters where the model is of low
   /// precision.
   OptimizerState fresh_state();

@@ -3,8 +3,9 @@
 #pragma once
 
 #include <ATen/MemoryOverlap.h>
-#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/where.h>
+#include <c10/core/InferenceMode.h>
+#include <alkn/detail/retain_gradient.hpp>
 #include <alkn/optim/unlearner_core.hpp>
 
 #include <algorithm>
@@ -16,6 +17,8 @@ namespace alkn::detail {
 inline UnlearnerCore::UnlearnerCore(BaseAdapter& base, MethodSettings settings,
                                     const std::vector<NamedParameter>& params)
     : base_(base), settings_(std::move(settings)) {
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
   TORCH_CHECK_VALUE(settings_.masked == Masked::gradient || base_.fused(),
                     "alkn::", settings_.owner,
                     ": expected alkn::AdamW as Base for Masked::freeze, got another optimizer");
@@ -24,7 +27,9 @@ inline UnlearnerCore::UnlearnerCore(BaseAdapter& base, MethodSettings settings,
   for (const ParameterState& p : parameters_) {
     resolve_backend(settings_.backend, p.param, settings_.owner, p.name);
   }
-  if (!base_.fused()) base_.optimizer().state() = fresh_state();
+  if (base_.fused()) return;
+  OptimizerState state = fresh_state();  // of masters, and of normal tensors
+  base_.optimizer().state().swap(state);
 }
 
 inline OptimizerState UnlearnerCore::fresh_state() {
@@ -136,6 +141,8 @@ inline Backend UnlearnerCore::backend() const {
 
 /// A step outside a task: the base's own, on fp32 masters where the model is of low precision.
 inline void UnlearnerCore::plain_step() {
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
   check_parameters(true);
   if (base_.fused()) {
     base_.base_step();
@@ -155,8 +162,10 @@ inline std::int64_t UnlearnerCore::num_trained(const ParameterState& p,
 
 /// A step of the running task, or a part of one where a CUDA graph has the kernels.
 inline void UnlearnerCore::task_step(StepMode mode) {
+  const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   TaskState& task = *task_;
+  check_whole(task, "step()");
   if (mode == StepMode::run && base_.runner().capturing(parameters_[0].device))
     mode = StepMode::capture;
   if (mode != StepMode::run) {
@@ -178,28 +187,48 @@ inline void UnlearnerCore::task_step(StepMode mode) {
               ")");
   check_parameters(true);
   base_.check_options();
-  if (!task.training) start_training();
+  if (!task.prepared) start_training();
   slots_.resize(parameters_.size());
-  for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(i);
-  const kernel::StepArgs args = step_args();
+  stepped_.resize(parameters_.size());
   std::vector<Tensor> old;
   if (!base_.fused()) old = held_for_modulation();
-  kernel::StepResult result = base_.fused() ? base_.fused_step(slots_, args, backend(), mode)
-                                            : base_.runner().run(slots_, args, backend());
-  stepped_.resize(slots_.size());
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    stepped_[i] = slots_[i].grad.defined() ? 1 : 0;
-    slots_[i].drop_tensors();
-  }
+  kernel::StepResult result;
+  run_step(mode, result);
   if (mode == StepMode::capture) return;
   pending_ = base_.runner().pending();
   if (!base_.fused()) {  // whether the base steps depends on the results
+    task.broken = true;  // if anything throws: score and gradients have been written
     if (pending_) result = base_.runner().settle(slots_);
     pending_ = false;
     if (!result.skipped) foreign_step(old);
+    task.broken = false;
   }
   advance();
   if (!pending_) take_results(result);
+}
+
+/// The backend's part of a step. Where it throws, nothing has been written, or the task says that
+/// it is broken.
+inline void UnlearnerCore::run_step(StepMode mode, kernel::StepResult& result) {
+  base_.runner().start();
+  try {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(i);
+    const kernel::StepArgs args = step_args();
+    result = base_.fused() ? base_.fused_step(slots_, args, backend(), mode)
+                           : base_.runner().run(slots_, args, backend());
+  } catch (...) {
+    if (base_.runner().has_written())
+      task_->broken = true;
+    else
+      base_.forget_new_state();
+    throw;
+  }
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    StepSlot& slot = slots_[i];
+    stepped_[i] = slot.grad.defined() ? 1 : 0;
+    if (slot.score.defined()) parameters_[i].score = slot.score;  // its type may have changed
+    slot.drop_tensors();
+  }
 }
 
 inline void UnlearnerCore::settle() {
@@ -242,15 +271,9 @@ inline bool all_finite(const Tensor& t) {
   return kernel::all_finite(t.const_data_ptr<float>(), t.numel(), aten_parallel());
 }
 
-/// The mean of all entries, 0-dim. On the CPU the same bits for any number of threads.
-inline Tensor mean_of(const Tensor& t) {
-  if (!t.is_cpu() || t.scalar_type() != at::kFloat || !t.is_contiguous()) return t.mean();
-  const double sum = kernel::sum(t.const_data_ptr<float>(), t.numel(), aten_parallel());
-  return at::scalar_tensor(sum / static_cast<double>(t.numel()), at::kDouble);
-}
-
 /// Before the first step: finishes G_r, creates score and mask, ranks tensors for the modulation.
 inline void UnlearnerCore::start_training() {
+  TaskState& task = *task_;
   const bool localized = settings_.mask == kernel::MaskKind::localized;
   TORCH_CHECK(
       !localized || task_->num_retain_batches > 0, "alkn::", settings_.owner,
@@ -262,32 +285,47 @@ inline void UnlearnerCore::start_training() {
   }
   base_.runner().reset();
   if (localized) {
-    std::vector<Tensor> kept;
-    for (ParameterState& p : parameters_) {  // may lack the memory: nothing of G_r is changed here
+    std::vector<Tensor> kept, scores, masks;
+    std::int64_t most = 0;
+    for (const ParameterState& p : parameters_) {  // all memory, before anything is changed
       const auto options = p.param.options().requires_grad(false);
       const at::ScalarType type = retain_dtype(p);
       kept.push_back(type == p.retain.scalar_type() ? p.retain
                                                     : arrays_.zeros(p.shape, options.dtype(type)));
-      p.score = arrays_.zeros(p.shape, options.dtype(score_dtype(p)));
-      p.mask = arrays_.zeros({num_mask_words(p.param.numel())}, options.dtype(at::kLong));
+      scores.push_back(arrays_.zeros(p.shape, options.dtype(score_dtype(p))));
+      masks.push_back(arrays_.zeros({num_mask_words(p.param.numel())}, options.dtype(at::kLong)));
+      most = std::max(most, p.param.numel());
+    }
+    std::vector<double> sums(static_cast<std::size_t>(kernel::sum_parts(most)));
+    rank_by_use();
+    task.training = true;  // G_r is no sum any more
+    for (std::size_t i = 0; i < kept.size(); ++i)
+      finish_retain_gradient(parameters_[i], kept[i], sums);
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      ParameterState& p = parameters_[i];
+      p.score = std::move(scores[i]);
+      p.mask = std::move(masks[i]);
       p.eta = p.threshold;
     }
-    rank_by_use();
-    for (std::size_t i = 0; i < kept.size(); ++i) finish_retain_gradient(parameters_[i], kept[i]);
   }
-  task_->training = true;
+  task.training = task.prepared = true;
 }
 
-/// From the sum over batches to their mean, and for the score `ratio` to 1 / (|G_r| + mean|G_r| +
-/// 1e-30). In place; where it is kept in fewer bits, then into `kept`.
-inline void UnlearnerCore::finish_retain_gradient(ParameterState& p, const Tensor& kept) const {
-  if (task_->num_retain_batches > 1)
-    p.retain.div_(at::scalar_tensor(static_cast<double>(task_->num_retain_batches), at::kDouble));
-  if (settings_.localized.score == kernel::ScoreKind::ratio && p.retain.numel() > 0) {
-    p.retain.abs_();
-    p.retain.add_(mean_of(p.retain)).add_(1e-30).reciprocal_();
+/// In place; where it is kept in fewer bits, then into `kept`. What has been finished when another
+/// parameter found no memory stays so.
+inline void UnlearnerCore::finish_retain_gradient(ParameterState& p, const Tensor& kept,
+                                                  std::vector<double>& sums) const {
+  const std::int64_t batches = task_->num_retain_batches;
+  const bool ratio = settings_.localized.score == kernel::ScoreKind::ratio;
+  const bool same = kept.is_same(p.retain);
+  if (!p.retain_finished) {
+    if (p.retain.is_cpu() && p.retain.scalar_type() == at::kFloat)
+      finish_on_cpu(p.retain, batches, ratio, sums);
+    else
+      p.retain = finished(p.retain, batches, ratio);
+    p.retain_finished = true;
   }
-  if (!kept.is_same(p.retain)) p.retain = kept.copy_(p.retain);
+  if (!same) p.retain = kept.copy_(p.retain);
 }
 
 /// How G_r is kept.
@@ -312,7 +350,7 @@ inline void UnlearnerCore::rank_by_use() {
     if (parameters_[i].param.requires_grad()) order.push_back(i);
   }
   std::ranges::stable_sort(order, {}, [&](std::size_t i) { return share[i]; });
-  for (std::size_t rank = 0; rank < order.size(); ++rank) {
+  for (std::size_t rank = 0; rank < order.size(); ++rank) {  // the same at a second try
     parameters_[order[rank]].slow = rank >= order.size() / 2;
   }
 }
@@ -342,8 +380,10 @@ inline void UnlearnerCore::fill_slot(std::size_t position) {
   slot.used = p.used;
   slot.retain = p.retain;
   const auto type = slot.exp_avg.defined() ? slot.exp_avg->scalar_type() : score_dtype(p);
-  if (slot.grad.defined() && p.score.scalar_type() != type) p.score = p.score.to(type);
-  slot.score = p.score;
+  if (slot.grad.defined() && p.score.scalar_type() != type)
+    slot.score = p.score.to(type);
+  else
+    slot.score = p.score;
   slot.learns_threshold = !p.threshold.has_value();
   slot.threshold = p.eta.value_or(0.0);
 }

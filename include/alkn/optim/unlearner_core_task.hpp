@@ -24,6 +24,8 @@ inline void UnlearnerCore::add_parameters(const std::vector<NamedParameter>& par
                                           std::unique_ptr<torch::optim::OptimizerOptions> options) {
   TORCH_CHECK(num_tasks_ == 0 && !task_, "alkn::", settings_.owner,
               ": expected new parameters before the first task, got them after it began");
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
   check_parameters(false);
   std::vector<NamedParameter> all;
   for (const ParameterState& p : parameters_) all.push_back({p.name, p.param});
@@ -41,27 +43,39 @@ inline void UnlearnerCore::add_parameters(const std::vector<NamedParameter>& par
   }
   auto& optimizer = base_.optimizer();
   if (!options) options = optimizer.defaults().clone();
-  optimizer.add_param_group(
-      torch::optim::OptimizerParamGroup(std::move(tensors), std::move(options)));
   std::vector<ParameterState> before = parameters_;
+  const std::size_t num_groups = optimizer.param_groups().size();
+  OptimizerState made;
   try {
+    optimizer.add_param_group(
+        torch::optim::OptimizerParamGroup(std::move(tensors), std::move(options)));
     match_parameters(params);
     take_given_masks();
-    for (auto& [param, state] : fresh_state()) optimizer.state().emplace(param, std::move(state));
+    OptimizerState fresh = fresh_state();
+    made.swap(fresh);
+    optimizer.state().reserve(optimizer.state().size() + made.size());
+    for (auto& [param, state] : made) {
+      if (optimizer.state().find(param) == optimizer.state().end())
+        optimizer.state()[param] = std::move(state);
+    }
   } catch (...) {
-    parameters_ = std::move(before);
-    optimizer.param_groups().pop_back();
+    parameters_.swap(before);
+    for (auto& [param, state] : made) {
+      if (!state) optimizer.state().erase(param);  // it was taken from there
+    }
+    while (optimizer.param_groups().size() > num_groups) optimizer.param_groups().pop_back();
     throw;
   }
 }
 
 inline void UnlearnerCore::put_options(torch::optim::OptimizerParamGroup& group,
-                                       const torch::optim::OptimizerOptions& values) {
+                                       std::unique_ptr<torch::optim::OptimizerOptions>& values) {
   torch::optim::OptimizerOptions& own = group.options();
-  if (typeid(own) == typeid(values))
-    base_.assign_options(own, values);
+  const torch::optim::OptimizerOptions& given = *values;
+  if (typeid(own) == typeid(given))
+    base_.assign_options(own, given);
   else  // somebody has set others
-    group.set_options(values.clone());
+    group.set_options(std::move(values));
 }
 
 /// Bytes of what a task keeps: theta_{t-1}, G_r, score and mask. @param cpu what lies in an arena
@@ -106,7 +120,7 @@ inline std::int64_t UnlearnerCore::begin_task(const TaskOptions& options) {
   if (settings_.mask == kernel::MaskKind::localized)
     task->unmask_ratio = settings_.localized.unmask_ratio;
   for (const auto& group : groups) task->options_before.push_back(group.options().clone());
-  task->state_before = fresh_state();
+  OptimizerState state = fresh_state();
   arrays_.renew(task_bytes(false), task_bytes(true));
   std::vector<Tensor> starts(parameters_.size());
   for (std::size_t i = 0; holds_start() && i < parameters_.size(); ++i) {
@@ -121,20 +135,18 @@ inline std::int64_t UnlearnerCore::begin_task(const TaskOptions& options) {
   }
   // nothing below throws
   for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i].start = std::move(starts[i]);
-  std::swap(task->state_before, base_.optimizer().state());
+  task->state_before.swap(state);
+  task->state_before.swap(base_.optimizer().state());
   const double decay = std::pow(settings_.lr_decay, static_cast<double>(num_tasks_));
   for (auto& group : groups) group.options().set_lr(group.options().get_lr() * decay);
   task_ = std::move(task);
   return next_serial_++;
 }
 
-inline void UnlearnerCore::remember(std::int64_t id, Tensor values, std::int64_t num_tokens) {
-  task_->memory.put(id, {std::move(values), num_tokens});
-}
-
 /// Adds the gradient of one batch's retain loss to the running sum of G_r. The parameters' own
 /// gradients are not touched.
 inline void UnlearnerCore::accumulate_retain_gradient(const Tensor& loss) {
+  const c10::InferenceMode normal_tensors(false);
   check_parameters(false);
   TORCH_CHECK_VALUE(
       loss.defined() && loss.numel() == 1 && loss.requires_grad(), "alkn::", settings_.owner,
@@ -155,76 +167,116 @@ inline void UnlearnerCore::accumulate_retain_gradient(const Tensor& loss) {
     gradients = torch::autograd::grad({loss.reshape({})}, inputs, {}, std::nullopt, false, true);
   }
   const at::NoGradGuard no_grad;
-  for (ParameterState& p : parameters_) {
-    if (p.retain.defined()) continue;
+  std::vector<Tensor> sums;
+  for (const ParameterState& p : parameters_) {
     const at::ScalarType type = state_dtype(p.param);
     const auto options = p.param.options().dtype(type).requires_grad(false);
     // where G_r stays as it is summed, among the task's arrays: no step has to copy it
-    p.retain =
-        retain_dtype(p) == type ? arrays_.zeros(p.shape, options) : at::zeros(p.shape, options);
+    sums.push_back(p.retain.defined()        ? p.retain
+                   : retain_dtype(p) == type ? arrays_.zeros(p.shape, options)
+                                             : at::zeros(p.shape, options));
   }
+  for (Tensor& gradient : gradients) {
+    if (gradient.defined()) gradient = addend(gradient);
+  }
+  // on the CPU nothing below throws
+  for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i].retain = std::move(sums[i]);
   for (std::size_t i = 0; i < owners.size(); ++i) {
-    if (gradients[i].defined()) owners[i]->retain.add_(gradients[i]);
+    if (gradients[i].defined()) add_gradient(owners[i]->retain, gradients[i]);
   }
   task_->num_retain_batches += 1;
 }
 
-/// All the memory that swap_start takes to swap in and, in a destructor, to swap back.
+/// All the memory that swap_start takes to swap in and, in a destructor, to swap back: of each
+/// parameter without a master a view of room for the largest of its kind.
 inline void UnlearnerCore::reserve_exchange() {
+  std::vector<Tensor> kinds, rooms;
+  const auto room_of = [&](const ParameterState& p) {
+    return std::ranges::find_if(kinds, [&](const Tensor& t) {
+      return t.scalar_type() == p.dtype && t.device() == p.device;
+    });
+  };
   for (const ParameterState& p : parameters_) {
     if (base_.masters().get(p.param).defined()) continue;
     const auto options = p.param.options().requires_grad(false);
-    const auto found = find_exchange(p);
-    if (found == task_->exchange.end())
-      task_->exchange.push_back(at::empty({p.param.numel()}, options));
+    const auto found = room_of(p);
+    if (found == kinds.end())
+      kinds.push_back(at::empty({p.param.numel()}, options));
     else if (found->numel() < p.param.numel())
       *found = at::empty({p.param.numel()}, options);
   }
+  for (const ParameterState& p : parameters_) {
+    const auto found = room_of(p);
+    rooms.push_back(found == kinds.end() || is_low_precision(p.param)
+                        ? Tensor()
+                        : found->narrow(0, 0, p.param.numel()).view(p.shape));
+  }
+  task_->exchange = std::move(rooms);
 }
 
-inline std::vector<Tensor>::iterator UnlearnerCore::find_exchange(const ParameterState& p) {
-  return std::ranges::find_if(task_->exchange, [&](const Tensor& t) {
-    return t.scalar_type() == p.dtype && t.device() == p.device;
-  });
-}
-
-/// Exchanges the model's weights with those of the start of the task. Low-precision parameters take
-/// the rounded start; their masters keep the fine-tuned values.
-inline void UnlearnerCore::swap_start(bool in) {
+/// Puts the weights of the start of the task into the model. @returns the number of this scope
+inline std::int64_t UnlearnerCore::swap_start() {
+  const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
-  if (!task_ || task_->swapped == in) return;
-  if (in && holds_start()) reserve_exchange();
-  for (ParameterState& p : parameters_) {
-    if (!holds_start()) break;  // before the first step the model has these weights
+  check_parameters(false);
+  if (holds_start()) {
+    reserve_exchange();
+    exchange_start();
+  }
+  task_->swapped = true;
+  return ++task_->num_swaps;
+}
+
+/// Puts the fine-tuned weights back. Where a parameter has changed its shape or its place, nothing
+/// is written: it is to be put back first.
+inline void UnlearnerCore::swap_back() {
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
+  if (!task_ || !task_->swapped) return;
+  if (holds_start()) {
+    check_parameters(false);
+    exchange_start();
+  }
+  task_->swapped = false;
+  task_->exchange.clear();
+}
+
+/// Exchanges the model's weights with those that are held, one way or the other. Low-precision
+/// parameters take the rounded start; their masters keep the fine-tuned values.
+inline void UnlearnerCore::exchange_start() {
+  const bool in = !task_->swapped;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    ParameterState& p = parameters_[i];
     const Tensor master = base_.masters().find(p.param);
     if (master.defined()) {
       p.param.copy_(in ? p.start : master);
       base_.masters().agree(p.param);
     } else {
-      const Tensor room = find_exchange(p)->narrow(0, 0, p.param.numel());
-      const Tensor current = room.view(p.shape).copy_(p.param);
+      const Tensor& room = task_->exchange[i];
+      room.copy_(p.param);
       p.param.copy_(p.start);
-      p.start.copy_(current);
+      p.start.copy_(room);
     }
   }
-  task_->swapped = in;
-  if (!in) task_->exchange.clear();
 }
 
 inline double UnlearnerCore::task_lambda() const {
   return settings_.negation * std::pow(settings_.negation_decay, static_cast<double>(num_tasks_));
 }
 
-/// theta = start - lambda (tuned - start) for every parameter; `tuned` holds the fine-tuned
-/// weights.
-inline void UnlearnerCore::apply_lambda(double lambda, const std::vector<Tensor>& tuned) {
-  const std::vector<Tensor> out = all_live();
+/// theta = start - lambda (tuned - start) for every parameter. Takes no memory for fp32 on the CPU;
+/// where it is missed elsewhere the task is broken.
+/// @param out all_live() @param tuned the fine-tuned weights; empty: they are in `out`
+inline void UnlearnerCore::apply_lambda(double lambda, const std::vector<Tensor>& out,
+                                        const std::vector<Tensor>& tuned) {
   const Backend how = backend();
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {  // takes no memory any more
+  task_->broken = true;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const ParameterState& p = parameters_[i];
     base_.runner().negate(out[i], tuned.empty() ? out[i] : tuned[i], p.start, lambda, how);
     follow(p, out[i]);
   }
+  task_->broken = false;
 }
 
 inline TaskReport UnlearnerCore::report(double lambda, bool reduced) const {
@@ -240,7 +292,8 @@ inline TaskReport UnlearnerCore::report(double lambda, bool reduced) const {
     TensorReport row{.name = p.name, .size = p.param.numel(), .threshold = {}};
     const auto size = static_cast<double>(row.size);
     const auto trained = static_cast<double>(p.num_unmasked);
-    const double again = p.mask.defined() && p.used.defined()
+    // without a gradient in the last step the mask is that of an earlier one
+    const double again = p.num_unmasked > 0 && p.mask.defined() && p.used.defined()
                              ? static_cast<double>(count_common_bits(p.mask, p.used))
                              : 0;
     row.fraction_trained = size > 0 ? trained / size : 0;
@@ -258,6 +311,7 @@ inline TaskReport UnlearnerCore::report(double lambda, bool reduced) const {
 
 /// Throws while the task cannot end yet.
 inline void UnlearnerCore::check_end() const {
+  check_whole(*task_, "end()");
   TORCH_CHECK(!task_->swapped, "alkn::", settings_.owner,
               ": expected the fine-tuned weights in the model, got end() inside the scope of "
               "start_weights()");
@@ -285,14 +339,15 @@ inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
     }
   }
   OptimizerState state = fresh_state();
-  if (settings_.negates) apply_lambda(lambda, {});
+  if (settings_.negates) apply_lambda(lambda, all_live(), {});
+  // nothing below throws
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     ParameterState& p = parameters_[i];
     if (unions[i].defined()) p.used = unions[i];
     if (!p.threshold) p.threshold = p.eta;
   }
   num_tasks_ += 1;
-  close(std::move(state));
+  close(state);
   return result;
 }
 
@@ -301,31 +356,45 @@ inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
 /// throws, the fine-tuned weights are back and the task goes on.
 inline TaskReport UnlearnerCore::end_task(const std::function<double()>& judge, double bound,
                                           int iterations) {
+  settle();
   check_end();
+  check_parameters(false);
   TORCH_CHECK_VALUE(judge && !std::isnan(bound) && iterations >= 1, "alkn::", settings_.owner,
                     ": expected a judge, a bound and at least one iteration, got ",
                     judge ? "a" : "no", " judge, bound ", fmt::format("{}", bound), " and ",
                     iterations, " iterations (end)");
-  std::vector<Tensor> tuned;
+  std::vector<Tensor> tuned, out;
   {
+    const c10::InferenceMode normal_tensors(false);
     const at::NoGradGuard no_grad;
-    for (const ParameterState& p : parameters_) tuned.push_back(live(p).clone());
+    out = all_live();
+    for (const Tensor& t : out) tuned.push_back(t.clone());
   }
   const auto put_back = [&] {
+    const c10::InferenceMode normal_tensors(false);
     const at::NoGradGuard no_grad;
     task_->judging = false;
+    task_->broken = true;
+    swap_back();  // a scope that the judge has left open
+    check_parameters(false);
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      const ParameterState& p = parameters_[i];
-      live(p).copy_(tuned[i]);
-      follow(p, tuned[i]);
+      out[i].copy_(tuned[i]);
+      follow(parameters_[i], tuned[i]);
     }
+    task_->broken = false;
   };
   const auto within = [&](double lambda) {
     {
+      const c10::InferenceMode normal_tensors(false);
       const at::NoGradGuard no_grad;
-      apply_lambda(lambda, tuned);
+      apply_lambda(lambda, out, tuned);
     }
-    return judge() <= bound;  // a NaN is not within
+    const double value = judge();
+    TORCH_CHECK(!task_->swapped, "alkn::", settings_.owner,
+                ": expected the scope of start_weights() to end in the judge of end(), got it open "
+                "after the judge");
+    check_parameters(false);
+    return value <= bound;  // a NaN is not within
   };
   const double full = task_lambda();
   double low = 0, high = full;
@@ -350,14 +419,16 @@ inline TaskReport UnlearnerCore::end_task(const std::function<double()>& judge, 
 /// Restores weights, optimizer state and options to the bit. Without held weights a task that has
 /// stepped cannot be undone: an error, or, from a destructor, only the protocol's state is closed.
 inline void UnlearnerCore::abandon(bool must_restore) {
+  const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   settle();
-  swap_start(false);
   const bool can_restore = holds_start() || task_->done == 0;
   TORCH_CHECK(can_restore || !must_restore, "alkn::", settings_.owner,
               ": expected held weights to go back to, got none after ", task_->done,
               " steps; construct with rollback(true) to be able to abandon");
   if (holds_start()) {
+    check_parameters(false);
+    swap_back();
     const std::vector<Tensor> out = all_live();
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       const ParameterState& p = parameters_[i];
@@ -365,17 +436,17 @@ inline void UnlearnerCore::abandon(bool must_restore) {
       follow(p, p.start);
     }
   }
-  close(std::move(task_->state_before));
+  // nothing below throws
+  close(task_->state_before);
 }
 
 /// Drops what belonged to the task; the options return, and the base's state becomes `state`.
-inline void UnlearnerCore::close(OptimizerState state) {
+inline void UnlearnerCore::close(OptimizerState& state) {
   auto& optimizer = base_.optimizer();
   auto& groups = optimizer.param_groups();
-  for (std::size_t g = 0; g < groups.size() && g < task_->options_before.size(); ++g) {
-    put_options(groups[g], *task_->options_before[g]);
-  }
-  optimizer.state() = std::move(state);
+  for (std::size_t g = 0; g < groups.size() && g < task_->options_before.size(); ++g)
+    put_options(groups[g], task_->options_before[g]);
+  optimizer.state().swap(state);
   for (ParameterState& p : parameters_) p.drop_task();
   task_.reset();
 }
