@@ -6,6 +6,8 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/ScalarType.h>
+
+#include <c10/core/InferenceMode.h>
 #include <c10/util/Type.h>
 #include <fmt/ranges.h>
 #include <alkn/continual/checkpoint_arrays.hpp>
@@ -86,6 +88,33 @@ inline std::vector<std::string> manifest(const std::map<std::string, Tensor>& ar
                     io::printable(bad), "\" (", path.string(), ")");
 }
 
+/// Gives LibTorch's CPU generator a state; what it had is back at the end, unless it is to keep it.
+class GeneratorState {
+ public:
+  explicit GeneratorState(const Tensor& state)
+      : generator_(at::detail::getDefaultCPUGenerator()), before_(get()) {
+    set(state);
+  }
+  ~GeneratorState() {
+    if (before_.defined()) set(before_);
+  }
+  GeneratorState(const GeneratorState&) = delete;
+  GeneratorState& operator=(const GeneratorState&) = delete;
+  void keep() { before_ = Tensor(); }
+
+ private:
+  Tensor get() {
+    const std::lock_guard<std::mutex> lock(generator_.mutex());
+    return generator_.get_state();
+  }
+  void set(const Tensor& state) {
+    const std::lock_guard<std::mutex> lock(generator_.mutex());
+    generator_.set_state(state);
+  }
+  at::Generator generator_;
+  Tensor before_;
+};
+
 /// Reads a checkpoint and compares everything that can be compared without an unlearner.
 /// @returns its arrays by name
 /// @throws std::runtime_error; c10::Error for another version, or for no checkpoint at all
@@ -124,16 +153,16 @@ inline std::vector<std::string> header_differences(const nlohmann::json& mine,
                                                    const nlohmann::json& file) {
   std::vector<std::string> found;
   for (const char* key : {"method", "objective", "mask", "ending", "base"}) {
-    const std::string own = mine.at(key), saved = file.value(key, "");
+    const auto own = mine.at(key).get<std::string>(), saved = file.value(key, std::string());
     if (own != saved)
       found.push_back(fmt::format("{} is \"{}\", in the file \"{}\"", key, own, saved));
   }
   if (!found.empty()) return found;
   for (const auto& [name, value] : mine.at("options").items()) {
-    const std::string saved = file.at("options").value(name, "");
-    if (saved != value) {
-      found.push_back(fmt::format("option {} is {}, in the file {}", name,
-                                  value.template get<std::string>(), saved));
+    const auto own = value.template get<std::string>();
+    const auto saved = file.at("options").value(name, std::string());
+    if (saved != own) {
+      found.push_back(fmt::format("option {} is {}, in the file {}", name, own, saved));
     }
   }
   return found;
@@ -150,6 +179,8 @@ inline std::vector<std::string> header_differences(const nlohmann::json& mine,
 template <class Method>
 void save_checkpoint(const std::filesystem::path& path, const Method& unlearner,
                      const io::NamedTensors& buffers = {}) {
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
   io::NamedTensors arrays;
   nlohmann::json header = detail::method_header(unlearner);
   detail::CheckpointArrays(*detail::CoreAccess::core(unlearner)).write(arrays, header);
@@ -184,12 +215,18 @@ template <class Method>
   const std::shared_ptr<detail::UnlearnerCore>& core = detail::CoreAccess::core(unlearner);
   TORCH_CHECK(!core->in_task(),
               "alkn::load_checkpoint: expected no running task, got one; end or abandon it first");
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
   nlohmann::json header;
   const std::map<std::string, Tensor> arrays = detail::read_checkpoint(path, header);
   detail::CheckpointArrays reader(*core);
-  std::vector<std::string> differences =
-      detail::header_differences(detail::method_header(unlearner), header);
-  if (differences.empty()) differences = reader.differences(arrays, header);
+  std::vector<std::string> differences;
+  try {
+    differences = detail::header_differences(detail::method_header(unlearner), header);
+    if (differences.empty()) differences = reader.differences(arrays, header);
+  } catch (const nlohmann::json::exception&) {
+    differences.emplace_back("the file's header lacks a field, or has one of another type");
+  }
   for (const auto& [name, buffer] : buffers) {
     const auto found = arrays.find("buffer/" + name);
     if (found == arrays.end())
@@ -205,13 +242,13 @@ template <class Method>
   TORCH_CHECK(differences.empty(),
               "alkn::load_checkpoint: expected the unlearner that was saved, got differences: ",
               fmt::format("{}", fmt::join(differences, "; ")), " (", path.string(), ")");
+  detail::GeneratorState generator(arrays.at("generator"));
   reader.read(arrays, header);
-  const at::NoGradGuard no_grad;
-  for (const auto& [name, buffer] : buffers) Tensor(buffer).copy_(arrays.at("buffer/" + name));
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
-  {
-    const std::lock_guard<std::mutex> lock(generator.mutex());
-    generator.set_state(arrays.at("generator"));
+  generator.keep();
+  for (const auto& [name, buffer] : buffers) {
+    const c10::InferenceMode mode(buffer.is_inference());  // only there one may be written
+    const at::NoGradGuard no_grad_here;
+    Tensor(buffer).copy_(arrays.at("buffer/" + name));
   }
   if (!core->in_task()) return std::nullopt;
   return std::optional<typename Method::TaskType>(std::in_place, core, core->task_->serial,

@@ -10,6 +10,7 @@
 #include <c10/util/ScopeExit.h>
 #include <fmt/format.h>
 #include <torch/serialize/archive.h>
+#include <alkn/continual/checkpoint_checks.hpp>
 #include <alkn/io/tensors.hpp>
 #include <alkn/optim/archive.hpp>
 #include <alkn/optim/unlearner_core.hpp>
@@ -18,6 +19,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
@@ -75,20 +77,27 @@ class CheckpointArrays {
                                        const nlohmann::json& header) const {
     std::vector<std::string> found;
     std::map<std::string, std::size_t> saved;
-    for (const auto& row : header.at("parameters")) saved.emplace(row.at("name"), row.at("group"));
+    for (const auto& row : header.at("parameters")) {
+      saved.emplace(row.at("name").get<std::string>(), row.at("group").get<std::size_t>());
+    }
     for (const ParameterState& p : core_.parameters_) {
       const auto row = saved.find(p.name);
       if (row == saved.end()) {
         found.push_back(fmt::format("parameter \"{}\" is not in the file", p.name));
         continue;
       }
-      const Tensor& values = arrays.at("parameter/" + p.name);
-      if (values.sizes() != p.param.sizes() || values.scalar_type() != p.dtype) {
-        found.push_back(c10::str("parameter \"", p.name, "\" is ", p.dtype, " ", p.param.sizes(),
-                                 ", in the file ", values.scalar_type(), " ", values.sizes()));
+      const auto values = arrays.find("parameter/" + p.name);
+      if (values == arrays.end()) {
+        found.push_back(fmt::format("array \"parameter/{}\" is not in the file", p.name));
+      } else if (values->second.sizes() != p.param.sizes() ||
+                 values->second.scalar_type() != p.dtype) {
+        found.push_back(fmt::format(
+            "parameter \"{}\" is {}, in the file {}", p.name, array_text(p.dtype, p.param.sizes()),
+            array_text(values->second.scalar_type(), values->second.sizes())));
       }
       const auto given = arrays.find("given/" + p.name);
-      if (given != arrays.end() && p.given.defined() && !given->second.equal(p.given.cpu())) {
+      if (given != arrays.end() && p.given.defined() && given->second.scalar_type() == at::kLong &&
+          !given->second.equal(p.given.cpu())) {
         found.push_back(fmt::format("the mask of parameter \"{}\" is another in the file", p.name));
       }
       if (row->second != p.group) {
@@ -110,43 +119,37 @@ class CheckpointArrays {
         }
       }
     }
+    if (found.empty()) found = CheckpointChecks(core_, arrays, header).differences();
     return found;
   }
 
-  /// Takes everything over. Throws only before the first parameter is written.
+  /// Takes everything over, after differences(). Throws only before anything is changed.
   void read(const std::map<std::string, Tensor>& arrays, const nlohmann::json& header) {
-    const at::NoGradGuard no_grad;
+    const auto num_tasks = header.at("num_tasks").get<std::int64_t>();
     std::unique_ptr<TaskState> task;
     if (header.contains("task")) task = read_task(arrays, header.at("task"));
-    read_base(arrays, task.get());
-    const auto* threshold = arrays.at("columns/threshold").const_data_ptr<double>();
-    const auto* eta = arrays.at("columns/eta").const_data_ptr<double>();
-    const auto* flags = arrays.at("columns/flags").const_data_ptr<std::int64_t>();
-    const auto* unmasked = arrays.at("columns/num_unmasked").const_data_ptr<std::int64_t>();
-    for (std::size_t i = 0; i < core_.parameters_.size(); ++i) {
-      ParameterState& p = core_.parameters_[i];
-      p.drop_task();
-      p.param.copy_(arrays.at("parameter/" + p.name));
-      if (const auto master = arrays.find("master/" + p.name); master != arrays.end()) {
-        core_.base_.masters().get(p.param).copy_(master->second);
-        core_.base_.masters().agree(p.param);
-      }
-      for (const auto& [kind, member] : kTensors) {
-        const auto found = arrays.find(kind + p.name);
-        const bool host = member == &ParameterState::start && core_.settings_.start_on_host;
-        if (found == arrays.end())
-          p.*member = Tensor();
-        else if (host)
-          p.*member = p.device.is_cuda() ? pinned_copy(found->second) : found->second;
-        else
-          p.*member = found->second.to(p.device);
-      }
-      p.threshold = (flags[i] & 1) != 0 ? std::optional(threshold[i]) : std::nullopt;
-      p.eta = (flags[i] & 2) != 0 ? std::optional(eta[i]) : std::nullopt;
-      p.slow = (flags[i] & 4) != 0;
-      p.num_unmasked = unmasked[i];
+    std::vector<ParameterState> states = read_states(arrays);
+    Masters masters;  // of alkn::AdamW; another base's state is known by the masters that it has
+    std::vector<Tensor> live;
+    for (const ParameterState& p : core_.parameters_) {
+      const bool fused = core_.base_.fused();
+      live.push_back(fused ? Tensor() : core_.base_.masters().get(p.param));
+      if (!fused || !is_low_precision(p.param)) continue;
+      masters.adopt(p.param, arrays.at("master/" + p.name).to(p.device));
+      masters.agree(p.param);
     }
-    core_.num_tasks_ = header.at("num_tasks");
+    read_base(arrays, task.get());
+    // nothing below throws
+    if (core_.base_.fused()) std::swap(core_.base_.masters(), masters);
+    for (std::size_t i = 0; i < states.size(); ++i) {
+      ParameterState& p = core_.parameters_[i];
+      p.param.copy_(arrays.at("parameter/" + p.name));
+      if (live[i].defined()) live[i].copy_(arrays.at("master/" + p.name));
+      core_.base_.masters().agree(p.param);
+      std::swap(p, states[i]);
+    }
+    if (task) task->serial = core_.next_serial_++;
+    core_.num_tasks_ = num_tasks;
     core_.task_ = std::move(task);
     core_.base_.runner().reset();
   }
@@ -196,9 +199,14 @@ class CheckpointArrays {
 
   void write_task(io::NamedTensors& arrays, nlohmann::json& header) {
     TaskState& task = *core_.task_;
+    UnlearnerCore::check_whole(task, "save_checkpoint()");
     TORCH_CHECK(!task.swapped && !task.judging,
                 "alkn::save_checkpoint: expected the fine-tuned weights in the model, got a call ",
                 "inside ", task.judging ? "the judge of end()" : "the scope of start_weights()");
+    TORCH_CHECK(
+        task.training == task.prepared,
+        "alkn::save_checkpoint: expected a first step that found all its memory, got a call "
+        "after one that did not; take it again");
     header = {{"announced", task.announced},
               {"done", task.done},
               {"skipped", task.skipped},
@@ -241,20 +249,20 @@ class CheckpointArrays {
   static std::unique_ptr<TaskState> read_task(const std::map<std::string, Tensor>& arrays,
                                               const nlohmann::json& header) {
     auto task = std::make_unique<TaskState>();
-    task->announced = header.at("announced");
-    task->done = header.at("done");
-    task->skipped = header.at("skipped");
-    task->training = task->prepared = header.at("training");
-    task->num_retain_batches = header.at("num_retain_batches");
+    task->announced = header.at("announced").get<std::int64_t>();
+    task->done = header.at("done").get<std::int64_t>();
+    task->skipped = header.at("skipped").get<std::int64_t>();
+    task->training = task->prepared = header.at("training").get<bool>();
+    task->num_retain_batches = header.at("num_retain_batches").get<std::int64_t>();
     const auto* numbers = arrays.at("task/numbers").const_data_ptr<double>();
     task->unmask_ratio = numbers[0];
-    task->last = {.task = header.at("last").at("task"),
-                  .step = header.at("last").at("step"),
+    task->last = {.task = header.at("last").at("task").get<std::int64_t>(),
+                  .step = header.at("last").at("step").get<std::int64_t>(),
                   .grad_norm = numbers[1],
                   .clip_scale = numbers[2],
                   .unmask_ratio = numbers[3],
                   .fraction_trained = numbers[4],
-                  .skipped = header.at("last").at("skipped")};
+                  .skipped = header.at("last").at("skipped").get<bool>()};
     if (arrays.contains("memory/ids")) {
       const Tensor& ids = arrays.at("memory/ids");
       const Tensor& sizes = arrays.at("memory/sizes");
@@ -272,35 +280,81 @@ class CheckpointArrays {
     return task;
   }
 
-  void load_archive(const Tensor& bytes) {
+  void load_archive(const std::map<std::string, Tensor>& arrays, const char* name) {
     torch::serialize::InputArchive archive;
-    std::istringstream stream(tensor_bytes(bytes));
-    archive.load_from(stream);
+    std::istringstream stream(tensor_bytes(arrays.at(name)));
     optimizer().state().clear();  // LibTorch keeps what the archive lacks
-    optimizer().load(archive);
+    try {
+      archive.load_from(stream);
+      optimizer().load(archive);
+    } catch (const c10::ValueError&) {  // alkn::AdamW's
+      throw;
+    } catch (const c10::OutOfMemoryError&) {
+      throw;
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception&) {
+      TORCH_CHECK(false, "alkn::load_checkpoint: expected what the base optimizer has saved, got ",
+                  "an archive that it cannot load (\"", name, "\")");
+    }
+  }
+
+  /// What is known of each parameter, as the file has it.
+  [[nodiscard]] std::vector<ParameterState> read_states(
+      const std::map<std::string, Tensor>& arrays) const {
+    const auto* threshold = arrays.at("columns/threshold").const_data_ptr<double>();
+    const auto* eta = arrays.at("columns/eta").const_data_ptr<double>();
+    const auto* flags = arrays.at("columns/flags").const_data_ptr<std::int64_t>();
+    const auto* unmasked = arrays.at("columns/num_unmasked").const_data_ptr<std::int64_t>();
+    std::vector<ParameterState> states = core_.parameters_;
+    for (std::size_t i = 0; i < states.size(); ++i) {
+      ParameterState& p = states[i];
+      p.drop_task();
+      for (const auto& [kind, member] : kTensors) {
+        const auto found = arrays.find(kind + p.name);
+        const bool host = member == &ParameterState::start && core_.settings_.start_on_host;
+        if (found == arrays.end())
+          p.*member = Tensor();
+        else if (host)
+          p.*member = p.device.is_cuda() ? pinned_copy(found->second) : found->second;
+        else
+          p.*member = found->second.to(p.device);
+      }
+      p.threshold = (flags[i] & 1) != 0 ? std::optional(threshold[i]) : std::nullopt;
+      p.eta = (flags[i] & 2) != 0 ? std::optional(eta[i]) : std::nullopt;
+      p.slow = (flags[i] & 4) != 0;
+      p.num_unmasked = unmasked[i];
+    }
+    return states;
   }
 
   /// The base's state and options, and those set aside by a running task. If the base refuses, its
   /// own are back.
   void read_base(const std::map<std::string, Tensor>& arrays, TaskState* task) {
+    auto& groups = optimizer().param_groups();
     TaskState mine;
-    std::swap(mine.state_before, optimizer().state());
-    for (const auto& group : optimizer().param_groups())
-      mine.options_before.push_back(group.options().clone());
+    for (const auto& group : groups) mine.options_before.push_back(group.options().clone());
+    Masters aside;  // alkn::AdamW's archive has none: it would forget them
+    const auto exchange = [&] {
+      if (core_.base_.fused()) std::swap(core_.base_.masters(), aside);
+    };
+    mine.state_before.swap(optimizer().state());
+    exchange();
     try {
       if (task != nullptr) {
-        load_archive(arrays.at("base/before"));
-        std::swap(task->state_before, optimizer().state());
-        for (const auto& group : optimizer().param_groups()) {
-          task->options_before.push_back(group.options().clone());
-        }
-        task->serial = core_.next_serial_++;
+        load_archive(arrays, "base/before");
+        task->state_before.swap(optimizer().state());
+        for (const auto& group : groups) task->options_before.push_back(group.options().clone());
       }
-      load_archive(arrays.at("base/now"));
+      load_archive(arrays, "base/now");
     } catch (...) {
-      swap_before(mine);
+      mine.state_before.swap(optimizer().state());
+      for (std::size_t g = 0; g < groups.size(); ++g)
+        core_.put_options(groups[g], mine.options_before[g]);
+      exchange();
       throw;
     }
+    exchange();
   }
 
   UnlearnerCore& core_;

@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <alkn/continual/task_state.hpp>
+#include <alkn/detail/plain_values.hpp>
 #include <alkn/objective/losses.hpp>
 #include <alkn/objective/retain_kl.hpp>
 #include <alkn/optim/unlearner_core.hpp>
@@ -13,6 +14,7 @@
 #include <concepts>
 #include <cstdint>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -110,6 +112,9 @@ class [[nodiscard]] Task {
       std::vector<Tensor> values = Objective::remember(batch...);
       const Tensor counts = token_counts(batch...);
       const Tensor keys = checked_ids(ids, counts.size(0));
+      TORCH_CHECK_VALUE(std::ssize(values) == keys.size(0),
+                        "alkn::Task: expected one tensor a sample from the objective's remember, ",
+                        keys.size(0), " in all, got ", values.size());
       const c10::InferenceMode normal_tensors(false);
       const at::NoGradGuard no_grad;
       detail::SampleMemory::Entries entries;
@@ -245,7 +250,7 @@ class [[nodiscard]] Task {
   template <class... Batch>
   static Tensor token_counts(const Batch&... batch) {
     if constexpr (requires { Objective::token_counts(batch...); }) {
-      return Objective::token_counts(batch...).cpu();
+      return detail::plain_values(Objective::token_counts(batch...).cpu());
     } else {
       return valid_tokens(std::get<sizeof...(Batch) - 1>(std::tie(batch...))).cpu();
     }
@@ -257,7 +262,7 @@ class [[nodiscard]] Task {
         "alkn::Task: expected ids of Long [", batch, "], got ",
         ids.defined() ? c10::str(ids.scalar_type(), " ", ids.sizes())
                       : std::string("an undefined tensor"));
-    return ids.cpu().contiguous();
+    return detail::plain_values(ids.cpu());
   }
 
   std::weak_ptr<detail::UnlearnerCore> core_;

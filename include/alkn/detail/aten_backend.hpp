@@ -159,24 +159,58 @@ inline void aten_adamw(StepSlot& slot, const Tensor& grad, const Tensor& keep, b
   if (slot.master.defined()) slot.param->copy_(slot.master);
 }
 
+/// The norm of all gradients as a product, since squares of finite doubles may be infinite.
+struct GradientNorm {
+  double largest = 1;  ///< 1 where the squares are finite
+  double rest = 0;
+  bool finite = true;  ///< every entry is
+
+  [[nodiscard]] double value() const { return largest * rest; }
+  [[nodiscard]] double clip_scale(double max_norm) const {
+    return largest == 1 ? max_norm / (rest + 1e-6) : max_norm / largest / rest;
+  }
+};
+
+inline GradientNorm gradient_norm(const std::vector<StepSlot>& slots) {
+  GradientNorm norm;
+  const auto sum_of_squares = [&] {
+    double sum = 0;
+    for (const StepSlot& slot : slots) {
+      if (!slot.grad.defined()) continue;
+      const Tensor values = slot.grad->to(at::kDouble);
+      const Tensor scaled = norm.largest == 1 ? values : values.div(norm.largest);
+      sum += scaled.square().sum().item<double>();
+    }
+    return sum;
+  };
+  norm.rest = std::sqrt(sum_of_squares());
+  if (std::isfinite(norm.rest)) return norm;
+  double largest = 0;
+  for (const StepSlot& slot : slots) {
+    if (!slot.grad.defined() || slot.grad->numel() == 0) continue;
+    const double most = slot.grad->abs().max().item<double>();  // NaN if there is one
+    if (!std::isfinite(most)) norm.finite = false;
+    largest = std::max(largest, most);
+  }
+  if (!norm.finite) return norm;
+  norm.largest = largest;
+  norm.rest = std::sqrt(sum_of_squares());
+  return norm;
+}
+
 /// One whole step; see kernel::StepArgs. Synchronises with the device. Temporary memory: several
 /// copies of the largest parameter.
 /// @param written set before the first write
 inline kernel::StepResult aten_step(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
                                     bool& written) {
   kernel::StepResult result;
-  double sum = 0;
-  for (const StepSlot& slot : slots) {
-    if (slot.grad.defined()) sum += slot.grad->to(at::kDouble).square().sum().item<double>();
-  }
-  result.grad_norm = std::sqrt(sum);
-  if (args.check_finite && !std::isfinite(result.grad_norm)) {
+  const GradientNorm norm = gradient_norm(slots);
+  result.grad_norm = norm.value();
+  if (args.check_finite && !norm.finite) {
     result.skipped = true;
     return result;
   }
-  if (args.max_norm > 0) {
-    result.clip_scale = std::min(1.0, args.max_norm / (result.grad_norm + 1e-6));
-  }
+  if (args.max_norm > 0) result.clip_scale = std::min(1.0, norm.clip_scale(args.max_norm));
   written = true;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     StepSlot& slot = slots[i];

@@ -3,6 +3,7 @@
 
 #include <alkn/detail/option.hpp>
 
+#include <limits>
 #include <string_view>
 #include <tuple>
 
@@ -31,6 +32,14 @@ void check_base_options(std::string_view owner, const Options& options, std::str
     check("weight_decay", options.weight_decay(), Range::non_negative());
   if constexpr (requires { options.lr_decay(); })
     check("lr_decay", options.lr_decay(), Range::non_negative());
+}
+
+/// Throws unless eps is a normal number of fp32: an entry whose gradient was masked in every step
+/// moves by 0 / (0 + eps).
+inline void check_masked_eps(std::string_view owner, double eps, std::string_view where) {
+  check_range(owner, "eps", eps,
+              Range::closed_open(double{std::numeric_limits<float>::min()}, Range::kInfinity),
+              where);
 }
 
 }  // namespace alkn::detail

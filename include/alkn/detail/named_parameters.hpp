@@ -91,12 +91,13 @@ inline std::pair<std::uintptr_t, std::uintptr_t> extent(const Tensor& t) {
   return {first, first + static_cast<std::uintptr_t>((reach + 1) * t.element_size())};
 }
 
-/// A dense tensor of one of the four types.
+/// A dense tensor of one of the four types, with memory that holds its values.
 inline bool is_steppable(const Tensor& t) {
   const at::ScalarType type = t.defined() ? t.scalar_type() : at::kBool;
   return (type == at::kFloat || type == at::kDouble || type == at::kBFloat16 ||
           type == at::kHalf) &&
-         t.layout() == at::kStrided;
+         t.layout() == at::kStrided && !t.is_meta() && !t.is_neg() && !t._is_zerotensor() &&
+         !t.is_inference();
 }
 
 inline void check_parameter(std::string_view owner, const NamedParameter& p) {
@@ -106,6 +107,17 @@ inline void check_parameter(std::string_view owner, const NamedParameter& p) {
   TORCH_CHECK_VALUE(p.tensor.layout() == at::kStrided, "alkn::", owner,
                     ": expected a dense parameter, got layout ", p.tensor.layout(),
                     " (parameter \"", p.name, "\")");
+  const char* without = p.tensor.is_meta()          ? "one on meta"
+                        : p.tensor.is_neg()         ? "a view with a lazy minus"
+                        : p.tensor._is_zerotensor() ? "zeros without memory"
+                                                    : nullptr;
+  TORCH_CHECK_VALUE(without == nullptr, "alkn::", owner,
+                    ": expected a parameter with memory that holds its values, got ", without,
+                    " (parameter \"", p.name, "\")");
+  TORCH_CHECK_VALUE(!p.tensor.is_inference(), "alkn::", owner,
+                    ": expected a parameter made outside c10::InferenceMode, got one made inside "
+                    "(parameter \"",
+                    p.name, "\")");
   TORCH_CHECK_VALUE(is_steppable(p.tensor), "alkn::", owner,
                     ": expected a parameter of float, double, bfloat16 or half, got ",
                     p.tensor.scalar_type(), " (parameter \"", p.name, "\")");
@@ -115,6 +127,45 @@ inline void check_parameter(std::string_view owner, const NamedParameter& p) {
   TORCH_CHECK_VALUE(at::has_internal_overlap(p.tensor) != at::MemOverlap::Yes, "alkn::", owner,
                     ": expected entries in memory of their own, got a tensor of ", p.tensor.sizes(),
                     " with strides ", p.tensor.strides(), " (parameter \"", p.name, "\")");
+}
+
+/// Calls fn(address) with the first byte of every element until it returns false.
+/// @returns whether it never did
+template <class Fn>
+bool all_elements(const Tensor& t, Fn fn) {
+  const auto first = extent(t).first;
+  std::vector<std::int64_t> index(static_cast<std::size_t>(t.dim()), 0);
+  for (std::int64_t i = 0, offset = 0; i < t.numel(); ++i) {
+    if (!fn(first + static_cast<std::uintptr_t>(offset * t.element_size()))) return false;
+    for (std::int64_t d = t.dim() - 1; d >= 0; --d) {
+      auto& at = index[static_cast<std::size_t>(d)];
+      offset += t.stride(d);
+      if (++at < t.size(d)) break;
+      offset -= at * t.stride(d);
+      at = 0;
+    }
+  }
+  return true;
+}
+
+/// Whether two tensors of one device have a byte in common. Cost: their extents, only where these
+/// overlap.
+inline bool share_memory(const Tensor& a, const Tensor& b) {
+  const auto x = extent(a), y = extent(b);
+  const auto begin = std::max(x.first, y.first), end = std::min(x.second, y.second);
+  if (a.device() != b.device() || begin >= end) return false;
+  std::vector<bool> taken(end - begin, false);
+  const auto for_bytes = [&](const Tensor& t, const auto& fn) {
+    return all_elements(t, [&](std::uintptr_t element) {
+      const auto last = element + static_cast<std::uintptr_t>(t.element_size());
+      for (auto byte = std::max(element, begin); byte < std::min(last, end); ++byte) {
+        if (!fn(byte - begin)) return false;
+      }
+      return true;
+    });
+  };
+  for_bytes(a, [&](std::size_t byte) { return taken[byte] = true; });
+  return !for_bytes(b, [&](std::size_t byte) { return !taken[byte]; });
 }
 
 /// Two parameters may not share memory, unless they are one tensor under two names.
@@ -127,13 +178,21 @@ inline void check_overlap(std::string_view owner, const std::vector<NamedParamet
     const at::Device device = e.second->tensor.device();
     return std::tuple(device.type(), device.index(), e.first);
   });
-  for (std::size_t i = 1; i < extents.size(); ++i) {
-    const auto& [before, a] = extents[i - 1];
+  std::size_t open = 0;  // the first one that may reach as far as the next
+  std::uintptr_t reach = 0;
+  for (std::size_t i = 0; i < extents.size(); ++i) {
     const auto& [after, b] = extents[i];
-    TORCH_CHECK_VALUE(
-        a->tensor.device() != b->tensor.device() || after.first >= before.second, "alkn::", owner,
-        ": expected parameters in memory of their own, got overlapping storage (parameters \"",
-        a->name, "\" and \"", b->name, "\")");
+    const bool apart = i == 0 || extents[i - 1].second->tensor.device() != b->tensor.device() ||
+                       after.first >= reach;
+    if (apart) open = i;
+    reach = apart ? after.second : std::max(reach, after.second);
+    for (std::size_t k = open; k < i; ++k) {
+      const NamedParameter* a = extents[k].second;
+      TORCH_CHECK_VALUE(
+          !share_memory(a->tensor, b->tensor), "alkn::", owner,
+          ": expected parameters in memory of their own, got overlapping storage (parameters \"",
+          a->name, "\" and \"", b->name, "\")");
+    }
   }
 }
 

@@ -15,7 +15,7 @@ inline bool has_plain_values(const at::Tensor& t) {
 /// `t` itself, or a copy for which has_plain_values().
 inline at::Tensor plain_values(const at::Tensor& t) {
   if (t._is_zerotensor()) return at::zeros(t.sizes(), t.options().requires_grad(false));
-  return t.resolve_neg().contiguous();
+  return t.resolve_neg().contiguous();  // no complex types: nothing is lazily conjugated
 }
 
 }  // namespace alkn::detail

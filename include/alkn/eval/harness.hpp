@@ -156,6 +156,7 @@ class Harness {
             const auto size = static_cast<int64_t>(row.tokens.size());
             const at::Tensor places =
                 logits[static_cast<int64_t>(i)].narrow(0, row.start - 1, size - row.start);
+            check_tokens(row, logits.size(-1));
             result[row.index] = score(places, {row.tokens.begin() + row.start, row.tokens.end()});
           }
         });
@@ -256,6 +257,19 @@ class Harness {
       const std::vector<Row> part(rows.begin() + begin, rows.begin() + end);
       use(part, at::Tensor(model_(tensor_of(part, false))), tensor_of(part, true));
       if (options_.progress) options_.progress(end, size);
+    }
+  }
+
+  /// Throws for a token of the answer, or an end, that the model has no logit of.
+  static void check_tokens(const Row& row, int64_t vocabulary) {
+    for (auto place = static_cast<std::size_t>(row.start); place < row.tokens.size(); ++place) {
+      const int64_t token = row.tokens[place];
+      if (token >= 0 && token < vocabulary) continue;
+      detail::fail("Harness::scores", "a token in [0, " + std::to_string(vocabulary) + ")",
+                   std::to_string(token),
+                   "question " + std::to_string(row.index) + ", token " +
+                       std::to_string(place - static_cast<std::size_t>(row.start)) +
+                       " of the answer");
     }
   }
 

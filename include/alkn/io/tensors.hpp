@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "alkn/detail/plain_values.hpp"
 #include "alkn/io/safetensors.hpp"
 
 namespace alkn::io {
@@ -77,7 +78,7 @@ inline void save_tensors(const std::filesystem::path& path, const NamedTensors& 
     TORCH_CHECK_VALUE(tensor.defined() && tensor.layout() == at::kStrided,
                       "alkn::io::save_tensors: expected a defined, strided tensor, got another (\"",
                       name, "\")");
-    held.push_back(tensor.detach().to(at::kCPU).contiguous());
+    held.push_back(alkn::detail::plain_values(tensor.detach().to(at::kCPU)));
     arrays.push_back({name, dtype_of(tensor.scalar_type()), tensor.sizes().vec(),
                       held.back().const_data_ptr(),
                       static_cast<std::int64_t>(held.back().nbytes())});

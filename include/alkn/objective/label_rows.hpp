@@ -5,6 +5,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <c10/util/Exception.h>
+#include <alkn/detail/plain_values.hpp>
 
 #include <cstdint>
 #include <string_view>
@@ -35,9 +36,11 @@ inline at::ScalarType wide_type(at::ScalarType type) {
   return type == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-/// `logits` itself, or a copy if its vocabulary is not contiguous in memory.
+/// `logits` itself, or a copy if its vocabulary is not contiguous in memory, or its memory is not
+/// its values (detail/plain_values.hpp).
 inline Tensor with_dense_rows(const Tensor& logits) {
-  return logits.stride(2) == 1 || logits.size(2) == 1 ? logits : logits.contiguous();
+  const bool dense = logits.stride(2) == 1 || logits.size(2) == 1;
+  return dense && !logits.is_neg() && !logits._is_zerotensor() ? logits : plain_values(logits);
 }
 
 /// Throws unless `labels` is [B, T] int64 with T >= 1.
@@ -72,7 +75,8 @@ inline void check_logits(std::string_view owner, const Tensor& logits, std::stri
 /// Throws unless every label is -100 or in [0, vocabulary). Reads the labels: CPU only.
 inline void check_label_range(std::string_view owner, const Tensor& labels,
                               std::int64_t vocabulary) {
-  const auto label = labels.accessor<std::int64_t, 2>();
+  const Tensor plain = plain_values(labels);
+  const auto label = plain.accessor<std::int64_t, 2>();
   for (std::int64_t b = 0; b < labels.size(0); ++b) {
     for (std::int64_t t = 0; t < labels.size(1); ++t) {
       const std::int64_t value = label[b][t];

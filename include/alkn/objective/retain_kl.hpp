@@ -147,7 +147,11 @@ struct RetainKL : torch::autograd::Function<RetainKL> {
     } else {
       aten_divergence(logits, reference, next, divergence);
     }
-    ctx->save_for_backward({given, given_reference, next, rows.place, rows.misfit, stats});
+    // one of c10::InferenceMode cannot be a saved variable; nothing writes to such a tensor
+    const bool normal = !given_reference.is_inference();
+    if (!normal) ctx->saved_data["reference"] = given_reference;
+    ctx->save_for_backward(
+        {given, normal ? given_reference : Tensor(), next, rows.place, rows.misfit, stats});
     return rows.to_positions(divergence);
   }
 
@@ -157,7 +161,9 @@ struct RetainKL : torch::autograd::Function<RetainKL> {
     const auto saved = ctx->get_saved_variables();
     const LogitRows rows(saved[0], saved[2], saved[3], saved[4]);
     const Tensor &logits = rows.logits, &next = rows.next, &stats = saved[5];
-    const Tensor reference = as_rows(saved[1]), grad_out = rows.to_rows(grads[0]);
+    const Tensor reference =
+        as_rows(saved[1].defined() ? saved[1] : ctx->saved_data["reference"].toTensor());
+    const Tensor grad_out = rows.to_rows(grads[0]);
     const Tensor result = at::empty(saved[0].sizes(), logits.options()), grad = as_rows(result);
     if (logits.is_cpu()) {
       ask_for_huge_pages(grad);

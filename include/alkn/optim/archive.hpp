@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/serialize/archive.h>
 #include <alkn/optim/adamw.hpp>
 
@@ -42,6 +43,7 @@ struct AdamWArchive {
   }
 
   static void load(torch::serialize::InputArchive& archive, AdamW& optimizer) {
+    const c10::InferenceMode normal_tensors(false);
     auto& groups = optimizer.param_groups();
     const std::int64_t num_groups = value(archive, "num_groups").toInt();
     TORCH_CHECK_VALUE(num_groups == static_cast<std::int64_t>(groups.size()),
@@ -52,7 +54,7 @@ struct AdamWArchive {
     std::int64_t index = 0;
     for (std::size_t g = 0; g < groups.size(); ++g) {
       torch::serialize::InputArchive group;
-      archive.read("groups/" + std::to_string(g), group);
+      read(archive, "groups/" + std::to_string(g), group);
       const std::int64_t size = value(group, "size").toInt();
       TORCH_CHECK_VALUE(size == static_cast<std::int64_t>(groups[g].params().size()),
                         "alkn::AdamW: expected ", groups[g].params().size(), " parameters, got ",
@@ -61,7 +63,7 @@ struct AdamWArchive {
       options.back().validate(fmt::format("load, group {}", g));
       for (const Tensor& param : groups[g].params()) {
         torch::serialize::InputArchive entry;
-        archive.read("parameters/" + std::to_string(index), entry);
+        read(archive, "parameters/" + std::to_string(index), entry);
         states.emplace_back(&param, load_parameter(entry, param, index++));
       }
     }
@@ -73,6 +75,14 @@ struct AdamWArchive {
     std::unique_ptr<AdamWParamState> state;
     Tensor master;
   };
+
+  /// An archive in the archive, or a tensor.
+  template <class T>
+  static void read(torch::serialize::InputArchive& archive, const std::string& key, T& to) {
+    TORCH_CHECK_VALUE(archive.try_read(key, to),
+                      "alkn::AdamW: expected an archive of alkn::AdamW, got one without \"", key,
+                      "\" (load)");
+  }
 
   static c10::IValue value(torch::serialize::InputArchive& archive, const std::string& key) {
     c10::IValue read;
@@ -110,7 +120,7 @@ struct AdamWArchive {
                                std::int64_t index) {
     const auto take = [&](const char* key, bool may_be_compact) {
       Tensor t;
-      entry.read(key, t);
+      read(entry, key, t);
       TORCH_CHECK_VALUE(t.sizes() == param.sizes(), "alkn::AdamW: expected ", key, " of ",
                         param.sizes(), ", got ", t.sizes(), " (load, parameter ", index, ")");
       const bool compact = may_be_compact && t.scalar_type() == at::kBFloat16;
@@ -120,9 +130,10 @@ struct AdamWArchive {
     Loaded loaded;
     if (value(entry, "stepped").toBool()) {
       loaded.state = std::make_unique<AdamWParamState>();
-      loaded.state->step(value(entry, "step").toInt())
-          .exp_avg(take("exp_avg", true))
-          .exp_avg_sq(take("exp_avg_sq", true));
+      const std::int64_t step = value(entry, "step").toInt();
+      TORCH_CHECK_VALUE(step >= 0, "alkn::AdamW: expected a step in [0, inf), got ", step,
+                        " (load, parameter ", index, ")");
+      loaded.state->step(step).exp_avg(take("exp_avg", true)).exp_avg_sq(take("exp_avg_sq", true));
     }
     c10::IValue master;
     if (is_low_precision(param) && entry.try_read("master", master))
@@ -133,13 +144,17 @@ struct AdamWArchive {
   static void commit(AdamW& optimizer, const std::vector<AdamWOptions>& options,
                      std::vector<std::pair<const Tensor*, Loaded>>& states) {
     const at::NoGradGuard no_grad;
-    optimizer.state().clear();
+    torch::optim::Optimizer& base = optimizer;
+    OptimizerState fresh;
+    Masters masters;
+    for (auto& [param, loaded] : states) {
+      if (loaded.state) fresh[param->unsafeGetTensorImpl()] = std::move(loaded.state);
+      masters.adopt(*param, loaded.master);
+    }
+    base.state().swap(fresh);  // nothing throws any more
+    std::swap(optimizer.masters_, masters);
     for (std::size_t g = 0; g < options.size(); ++g) {
       static_cast<AdamWOptions&>(optimizer.param_groups()[g].options()) = options[g];
-    }
-    for (auto& [param, loaded] : states) {
-      if (loaded.state) optimizer.state()[param->unsafeGetTensorImpl()] = std::move(loaded.state);
-      optimizer.masters_.adopt(*param, loaded.master);
     }
   }
 };

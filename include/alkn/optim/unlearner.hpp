@@ -261,7 +261,10 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
         typeid(given) == typeid(defaults), "alkn::", method_name(),
         ": expected the base optimizer's options, got those of another (add_named_parameters)");
     if constexpr (kFused) {
-      static_cast<const AdamWOptions&>(*own).validate("add_named_parameters");
+      const auto& adamw = static_cast<const AdamWOptions&>(*own);
+      adamw.validate("add_named_parameters");
+      if constexpr (Mask::kKind != kernel::MaskKind::none)
+        detail::check_masked_eps(method_name(), adamw.eps(), "add_named_parameters");
     } else {
       foreign_.check(*own, "add_named_parameters");
     }
@@ -325,6 +328,7 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
         options_(options) {
     if constexpr (kFused) {
       this->backend_ = options.backend();
+      check_options();
     } else {
       foreign_.fresh = [base](const std::vector<torch::optim::OptimizerParamGroup>& now) {
         Base fresh(now, base);
@@ -338,6 +342,8 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
                           ": expected the base optimizer's options, got those of another (", where,
                           ")");
         detail::check_base_options(method_name(), *known, where);
+        if constexpr (Mask::kKind != kernel::MaskKind::none && requires { known->eps(); })
+          detail::check_masked_eps(method_name(), known->eps(), where);
       };
       foreign_.assign = [](torch::optim::OptimizerOptions& to,
                            const torch::optim::OptimizerOptions& from) {
@@ -429,6 +435,11 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   void check_options() override {
     if constexpr (kFused) {
       Base::check_groups();
+      if constexpr (Mask::kKind != kernel::MaskKind::none) {
+        for (std::size_t g = 0; g < this->param_groups_.size(); ++g)
+          detail::check_masked_eps(method_name(), Base::group_options(this->param_groups_[g]).eps(),
+                                   fmt::format("group {}", g));
+      }
     } else {
       for (std::size_t g = 0; g < this->param_groups_.size(); ++g)
         foreign_.check(this->param_groups_[g].options(), fmt::format("group {}", g));

@@ -176,6 +176,9 @@ class UnlearnerCore {
   void put_options(torch::optim::OptimizerParamGroup& group,
                    std::unique_ptr<torch::optim::OptimizerOptions>& values);
 
+  /// How G_r is kept, once it is finished.
+  [[nodiscard]] at::ScalarType retain_dtype(const ParameterState& p) const;
+
   BaseAdapter& base_;
   MethodSettings settings_;
   std::vector<ParameterState> parameters_;  ///< in the order of param_groups
@@ -194,7 +197,6 @@ class UnlearnerCore {
   void rank_by_use();
   void finish_retain_gradient(ParameterState& p, const Tensor& kept,
                               std::vector<double>& sums) const;
-  [[nodiscard]] at::ScalarType retain_dtype(const ParameterState& p) const;
   [[nodiscard]] at::ScalarType score_dtype(const ParameterState& p) const {
     return moment_dtype(p.param, settings_.localized.compact_state || base_.compact(p.group));
   }

@@ -112,6 +112,7 @@ inline void UnlearnerCore::check_parameters(bool gradients) {
                         "alkn::", settings_.owner, ": expected ", p.dtype, " ",
                         at::IntArrayRef(p.shape), " on ", p.device, " as at construction, got ",
                         describe(param), " (", place(p), ")");
+      if (!is_steppable(param)) check_parameter(settings_.owner, {p.name, param});
       if (!gradients || !param.grad().defined()) continue;
       const Tensor& grad = param.grad();
       TORCH_CHECK_VALUE(grad.layout() == at::kStrided, "alkn::", settings_.owner,
