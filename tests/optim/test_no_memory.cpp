@@ -235,3 +235,171 @@ TEST_CASE("methods without a mask: every call that finds no memory leaves everyt
         at::kBFloat16);
   }
 }
+
+namespace {
+
+/// Where a step may fail between two parameters, the task says so, and abandon() restores.
+template <class Make>
+void check_broken(Make make, at::ScalarType type = at::kFloat) {
+  const WithFailingAllocator failing;
+  bool any_broken = false;
+  for (std::int64_t number = 1;; ++number) {
+    Model model(type);
+    const auto method = make(model);
+    const auto start = model.copies();
+    auto task = method->begin_task({.steps = 3});
+    const Batch retain(tiny::kRetain);
+    if (task.wants_retain_gradient())
+      task.accumulate_retain_gradient(alkn::mean_nll(model.forward(retain.tokens), retain.labels));
+    tiny::set_gradients(model.params, 1);
+    bool thrown = false;
+    failing_tensor.store(number);
+    try {
+      method->step();
+    } catch (const std::exception&) {
+      thrown = true;
+    }
+    failing_tensor.store(0);
+    INFO("without allocation " << number);
+    if (!thrown) break;
+    if (!tiny::core_of(*method).task_->broken) {
+      REQUIRE(same_bits(model.copies(), start));
+      method->step();
+      task.end();
+      continue;
+    }
+    any_broken = true;
+    const std::string text =
+        "alkn::Task: expected abandon() after a call that failed with some parameters written, "
+        "got ";
+    CHECK(tiny::error_of([&] { method->step(); }) == text + "step()");
+    CHECK(tiny::error_of([&] { task.end(); }) == text + "end()");
+    CHECK(tiny::error_of([&] { const auto scope = task.start_weights(); }) ==
+          text + "start_weights()");
+    CHECK(tiny::error_of([&] { alkn::save_checkpoint("never.safetensors", *method); }) ==
+          text + "save_checkpoint()");
+    task.abandon();
+    REQUIRE(same_bits(model.copies(), start));
+    tiny::unlearn(*method, model, 2);
+  }
+  CHECK(any_broken);
+}
+
+}  // namespace
+
+TEST_CASE("a step that fails between two parameters breaks its task, until abandon()") {
+  const auto type = GENERATE(at::kFloat, at::kBFloat16);
+  SECTION("over SGD") {
+    check_broken(
+        [](Model& model) {
+          return std::make_unique<alkn::ALKN<torch::optim::SGD>>(
+              model.params, alkn::ALKNOptions(), torch::optim::SGDOptions(0.1).momentum(0.9));
+        },
+        type);
+  }
+  SECTION("by Backend::aten") {
+    check_broken(
+        [](Model& model) {
+          return std::make_unique<alkn::ALKN<>>(model.params,
+                                                alkn::ALKNOptions().backend(alkn::Backend::aten));
+        },
+        type);
+  }
+}
+
+TEST_CASE("parameters whose group finds no memory are not added") {
+  const WithFailingAllocator failing;
+  const auto check_added = [](auto make, const auto& options) {
+    Model model;
+    const auto method = make(model);
+    const Tensor extra = tiny::wave({4, 4}, 0.3).set_requires_grad(true);
+    const std::vector<alkn::NamedParameter> added{{"extra", extra}};
+    const auto groups = [&] { return method->param_groups().size(); };
+    std::int64_t number = 1;
+    for (;; ++number) {
+      bool thrown = false;
+      const std::size_t num_states = method->state().size();
+      alkn_test::fail_allocation(number);
+      try {
+        method->add_named_parameters(added, options);
+      } catch (const std::exception&) {
+        thrown = true;
+      }
+      alkn_test::fail_allocation(0);
+      if (!thrown) break;
+      INFO("without allocation " << number);
+      REQUIRE(groups() == 1);
+      REQUIRE(tiny::core_of(*method).parameters_.size() == 4);
+      REQUIRE(method->state().size() == num_states);
+    }
+    CHECK(number > 10);
+    CHECK(groups() == 2);
+    model.params.push_back({"extra", extra});
+    tiny::set_gradients(model.params, 1);
+    method->step();
+  };
+  check_added([](Model& model) { return std::make_unique<alkn::TaskVector<>>(model.params); },
+              alkn::AdamWOverrides());
+  check_added(
+      [](Model& model) {
+        return std::make_unique<alkn::TaskVector<torch::optim::Adagrad>>(
+            model.params, alkn::TaskVectorOptions(), torch::optim::AdagradOptions(0.1));
+      },
+      torch::optim::AdagradOptions(0.2));
+}
+
+TEST_CASE("loading a checkpoint without memory changes nothing") {
+  const auto type = GENERATE(at::kFloat, at::kBFloat16);
+  const WithFailingAllocator failing;
+  const auto file = std::filesystem::temp_directory_path() / "alkn_no_memory_load.safetensors";
+  const auto check_loaded = [&](auto make) {
+    std::vector<Tensor> right;
+    {
+      Model model(type);
+      const auto method = make(model);
+      auto task = method->begin_task({.steps = 3});
+      tiny::prepare(task, model);
+      tiny::set_gradients(model.params, 1);
+      method->step();
+      alkn::save_checkpoint(file, *method);
+      right = all_of(*method);
+      task.end();
+    }
+    Model model(type);
+    const auto method = make(model);
+    tiny::set_gradients(model.params, 2);
+    method->step();
+    for (auto& p : model.params) p.tensor.mutable_grad() = Tensor();
+    const auto before = all_of(*method);
+    for (std::int64_t number = 1;; ++number) {
+      bool thrown = false;
+      std::optional<typename std::decay_t<decltype(*method)>::TaskType> task;
+      failing_tensor.store(number);
+      try {
+        auto loaded = alkn::load_checkpoint(file, *method);
+        if (loaded) task.emplace(std::move(*loaded));
+      } catch (const std::exception&) {
+        thrown = true;
+      }
+      failing_tensor.store(0);
+      INFO("without allocation " << number);
+      if (!thrown) {
+        CHECK(number > 30);
+        for (auto& p : model.params) p.tensor.mutable_grad() = Tensor();
+        REQUIRE(tiny::core_of(*method).in_task());
+        CHECK(same_bits(
+            everything(*method),
+            std::vector<Tensor>(right.begin(), right.begin() + static_cast<std::ptrdiff_t>(
+                                                                   everything(*method).size()))));
+        break;
+      }
+      REQUIRE(same_bits(all_of(*method), before));
+    }
+  };
+  check_loaded([](Model& model) { return std::make_unique<alkn::ALKN<>>(model.params); });
+  check_loaded([](Model& model) {
+    return std::make_unique<alkn::TaskVector<torch::optim::SGD>>(
+        model.params, alkn::TaskVectorOptions(), torch::optim::SGDOptions(0.1).momentum(0.9));
+  });
+  std::filesystem::remove(file);
+}
