@@ -5,9 +5,8 @@
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
-#include <c10/core/ScalarType.h>
-
 #include <c10/core/InferenceMode.h>
+#include <c10/core/ScalarType.h>
 #include <c10/util/Type.h>
 #include <fmt/ranges.h>
 #include <alkn/continual/checkpoint_arrays.hpp>

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <alkn/kernel/flags.hpp>
+
 #include <cmath>
 #include <cstdint>
 #include <cstdio>

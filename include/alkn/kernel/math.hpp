@@ -10,13 +10,10 @@
 #include <cstdint>
 #include <limits>
 
+#include <alkn/kernel/flags.hpp>
 #include <alkn/kernel/flush.hpp>
 #include <alkn/kernel/step.hpp>
 #include <alkn/kernel/tuning.hpp>
-
-#if defined(__FAST_MATH__)
-#error "alkn: -ffast-math breaks the exactness of the step; compile without it"
-#endif
 
 namespace alkn::kernel {
 

@@ -6,6 +6,7 @@
 #include <ATen/ops/full.h>
 #include <c10/util/Exception.h>
 #include <alkn/detail/plain_values.hpp>
+#include <alkn/kernel/flags.hpp>
 
 #include <cstdint>
 #include <string_view>
