@@ -559,7 +559,8 @@ TEST_CASE("start_weights puts the weights of the start into the model for a scop
     const auto scope = task.start_weights();
     CHECK(same_bits(model.copies(), before));
     CHECK(error_of([&] { const auto second = task.start_weights(); }) ==
-          "alkn::Task: expected one scope of start_weights() at a time, got a second");
+          "alkn::Task: expected one scope of start_weights() or weights_at() at a time, got a "
+          "second");
     tiny::set_gradients(model.params, 1);
     CHECK(
         error_of([&] { method.step(); }) ==

@@ -200,9 +200,10 @@ class CheckpointArrays {
   void write_task(io::NamedTensors& arrays, nlohmann::json& header) {
     TaskState& task = *core_.task_;
     UnlearnerCore::check_whole(task, "save_checkpoint()");
-    TORCH_CHECK(!task.swapped && !task.judging,
+    TORCH_CHECK(!task.scope() && !task.judging,
                 "alkn::save_checkpoint: expected the fine-tuned weights in the model, got a call ",
-                "inside ", task.judging ? "the judge of end()" : "the scope of start_weights()");
+                "inside ", task.judging ? "the judge of end()" : "the scope of ",
+                task.judging ? "" : task.scope());
     TORCH_CHECK(
         task.training == task.prepared,
         "alkn::save_checkpoint: expected a first step that found all its memory, got a call "

@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <alkn/continual/task_state.hpp>
+#include <alkn/continual/weight_scopes.hpp>
 #include <alkn/detail/plain_values.hpp>
 #include <alkn/objective/losses.hpp>
 #include <alkn/objective/retain_kl.hpp>
@@ -26,31 +27,6 @@ template <class Objective, class Options, class... Batch>
 concept ObjectiveFor = requires(const Options& options, const std::vector<Tensor>& memory,
                                 const Batch&... batch) {
   { Objective::loss(options, memory, batch...) } -> std::convertible_to<Tensor>;
-};
-
-/// While it lives, the model holds the weights of the start of the task: for reference logits.
-class [[nodiscard]] StartWeights {
- public:
-  StartWeights(std::weak_ptr<detail::UnlearnerCore> core, std::int64_t serial)
-      : core_(std::move(core)), serial_(serial) {
-    if (const auto held = core_.lock()) scope_ = held->swap_start();
-  }
-  ~StartWeights() {
-    const auto held = core_.lock();
-    if (!held || !held->task_ || held->task_->serial != serial_) return;
-    if (held->task_->num_swaps != scope_) return;  // a later scope is open
-    try {
-      held->swap_back();
-    } catch (...) {  // a destructor may not throw: the next step, end or abandon says so
-    }
-  }
-  StartWeights(const StartWeights&) = delete;
-  StartWeights& operator=(const StartWeights&) = delete;
-
- private:
-  std::weak_ptr<detail::UnlearnerCore> core_;
-  std::int64_t serial_;
-  std::int64_t scope_ = 0;
 };
 
 /// One deletion request, from begin_task to end() or abandon(). A transaction: a task that goes out
@@ -178,10 +154,27 @@ class [[nodiscard]] Task {
                 "alkn::Task: expected held weights for start_weights() after the first step, got "
                 "none; construct with "
                 "rollback(true)");
-    TORCH_CHECK(!task.swapped,
-                "alkn::Task: expected one scope of start_weights() at a time, got a second");
+    check_no_scope(task);
     detail::UnlearnerCore::check_whole(task, "start_weights()");
     return StartWeights(core_, serial_);
+  }
+
+  /// Puts the weights that end(lambda) would leave into the model for the time of a scope, to the
+  /// bit; the fine-tuned weights are back after it, to the bit. For a look at several strengths
+  /// before one is chosen.
+  /// @param lambda [0, inf)  @throws c10::ValueError for another; c10::Error inside another scope,
+  /// or the judge of end()
+  /// Cost: two passes over the weights. Holds the fine-tuned weights meanwhile, 4 bytes a weight
+  /// (none where fp32 masters have them).
+  template <class M = Method>
+  WeightsAt weights_at(double lambda) {
+    static_assert(M::kNegates,
+                  "alkn: weights_at(lambda) is for methods that negate; this one keeps its "
+                  "fine-tuned weights");
+    const detail::TaskState& task = changing("weights_at()");
+    check_no_scope(task);
+    detail::UnlearnerCore::check_whole(task, "weights_at()");
+    return WeightsAt(core_, serial_, lambda);
   }
 
   /// Commits the task: negation with lambda_t, union of the masks, thresholds. The moments and
@@ -214,6 +207,22 @@ class [[nodiscard]] Task {
     return core()->end_task(judge, bound, iterations);
   }
 
+  /// Commits with the smallest lambda in [0, max_lambda] at which `forget` falls to its bound while
+  /// `keep` stays within its own; where none does both, with the largest at which `keep` does
+  /// (report: target_met is false). By bisection: `forget` must fall with lambda, `keep` grow. A
+  /// NaN is within no bound. The same bits as end(lambda) with the lambda of the report. If a judge
+  /// throws, the task goes on as before.
+  /// @throws c10::ValueError for a target without a judge of the forget set, or out of range
+  /// Cost: as end(judge, bound), `keep` asked only where it decides.
+  template <class M = Method>
+  TaskReport end(const EndTarget& target) {
+    static_assert(M::kNegates,
+                  "alkn: end(target) is for methods that negate; this one keeps its fine-tuned "
+                  "weights");
+    static_cast<void>(changing("end()"));
+    return core()->end_task(target);
+  }
+
   /// Restores weights, optimizer state and options as they were at begin_task, to the bit.
   void abandon() {
     static_cast<void>(changing("abandon()"));
@@ -240,6 +249,13 @@ class [[nodiscard]] Task {
     TORCH_CHECK(!task.judging, "alkn::Task: expected ", call,
                 " outside the judge of end(), got it inside");
     return task;
+  }
+
+  static void check_no_scope(const detail::TaskState& task) {
+    TORCH_CHECK(
+        !task.scope(),
+        "alkn::Task: expected one scope of start_weights() or weights_at() at a time, got a "
+        "second");
   }
 
   static void before_training(const detail::TaskState& task, const char* call) {

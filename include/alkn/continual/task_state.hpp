@@ -7,6 +7,7 @@
 #include <torch/optim/optimizer.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +22,20 @@ using at::Tensor;
 struct TaskOptions {
   std::int64_t steps =
       0;  ///< optimizer steps the task will take at most, [1, inf); the schedule of rho spans them
+};
+
+/// The strength to end with, by what it does: see Task::end.
+struct EndTarget {
+  /// Judges the forget set by the candidate's weights, which it finds in the model and must not
+  /// change: the more is forgotten the smaller, for example the mean probability of the answers.
+  std::function<double()> forget = {};
+  double forget_bound = 0;  ///< where `forget` has to fall to, any number but NaN
+  /// Judges what is to be kept, the better the smaller, for example the NLL of retain data. None:
+  /// nothing limits lambda.
+  std::function<double()> keep = {};
+  double keep_bound = 0;   ///< where `keep` has to stay, any number but NaN
+  double max_lambda = 10;  ///< the largest candidate, (0, inf)
+  int iterations = 12;     ///< candidates at most beside both ends, [1, inf)
 };
 
 /// What the last optimizer step of a task did.
@@ -45,11 +60,14 @@ struct TensorReport {
 
 /// What a task did.
 struct TaskReport {
-  std::int64_t task = 0;              ///< 0-based
-  std::int64_t steps = 0;             ///< taken, skipped ones counted
-  std::int64_t skipped_steps = 0;     ///< left out because the gradient was not finite
-  double lambda = 0;                  ///< of the negation; 0 where the ending keeps the weights
-  bool lambda_reduced = false;        ///< a judge asked for less than lambda_t
+  std::int64_t task = 0;           ///< 0-based
+  std::int64_t steps = 0;          ///< taken, skipped ones counted
+  std::int64_t skipped_steps = 0;  ///< left out because the gradient was not finite
+  double lambda = 0;               ///< of the negation; 0 where the ending keeps the weights
+  bool lambda_reduced = false;     ///< a judge asked for less than lambda_t
+  /// What the judges of end(target) gave at lambda; none: there was no such judge.
+  std::optional<double> forget_judged = {}, keep_judged = {};
+  bool target_met = true;             ///< `forget` fell to its bound while `keep` stayed within its
   double fraction_trained = 1;        ///< entries whose mask was on in the last step / all entries
   double overlap = 0;                 ///< of those, the share that earlier tasks had trained too
   double clip_scale = 1;              ///< of the last step
@@ -114,7 +132,11 @@ struct TaskState {
   std::int64_t num_swaps = 0;  ///< scopes of start_weights() so far
   /// While they are: for each parameter without a master room of its shape, shared by all.
   std::vector<Tensor> exchange;
-  bool judging = false;  ///< a candidate of end(judge, bound) is in the model
+  bool judging = false;  ///< a candidate of end(judge, bound) or end(target) is in the model
+  bool shown = false;    ///< those of a lambda are in the model, for weights_at()
+  /// While a lambda's weights are in the model: the fine-tuned ones, in the order of the
+  /// parameters; undefined where an fp32 master has them.
+  std::vector<Tensor> tuned;
   std::int64_t num_retain_batches = 0;
   double unmask_ratio = 1;
   SampleMemory memory;
@@ -122,6 +144,11 @@ struct TaskState {
   // put back at the end
   std::vector<std::unique_ptr<torch::optim::OptimizerOptions>> options_before;
   OptimizerState state_before;  ///< put back only by abandon
+
+  /// The scope whose weights are in the model in place of the fine-tuned ones; null: none.
+  [[nodiscard]] const char* scope() const noexcept {
+    return swapped ? "start_weights()" : shown ? "weights_at()" : nullptr;
+  }
 };
 
 /// One parameter: what is known of it across tasks, and what the running task keeps.

@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/optim/optimizer.h>
 #include <alkn/continual/task_state.hpp>
@@ -133,6 +134,12 @@ class SwapMasters {
   std::vector<std::pair<Tensor*, Tensor>> swapped_;
 };
 
+/// A contiguous copy in pinned host memory, where a GPU reads it from.
+inline Tensor pinned_copy(const Tensor& values) {
+  const auto options = values.options().device(at::kCPU).requires_grad(false);
+  return at::empty(values.sizes(), options.pinned_memory(true)).copy_(values);
+}
+
 class UnlearnerCore {
  public:
   UnlearnerCore(BaseAdapter& base, MethodSettings settings,
@@ -153,6 +160,9 @@ class UnlearnerCore {
   void swap_back();
   TaskReport end_task(double lambda, bool reduced = false);
   TaskReport end_task(const std::function<double()>& judge, double bound, int iterations);
+  TaskReport end_task(const EndTarget& target);
+  void show_lambda(double lambda);
+  void show_tuned();
   void abandon(bool must_restore);
 
   /// What the running task's last step did to each tensor.
@@ -208,9 +218,13 @@ class UnlearnerCore {
   void foreign_step(const std::vector<Tensor>& old);
   void take_results(const kernel::StepResult& result);
   void advance();
-  void apply_lambda(double lambda, const std::vector<Tensor>& out,
-                    const std::vector<Tensor>& tuned);
+  void apply_lambda(double lambda, const std::vector<Tensor>& out);
   void exchange_start();
+  void hold_tuned();
+  void show(double lambda);
+  double ask(const std::function<double()>& judge);
+  template <class Search>
+  auto among_candidates(Search&& search);
   TaskReport report(double lambda, bool reduced) const;
   void reserve_exchange();
   void close(OptimizerState& state);
@@ -244,4 +258,5 @@ class UnlearnerCore {
 }  // namespace alkn::detail
 
 #include <alkn/optim/unlearner_core_step.hpp>
+#include <alkn/optim/unlearner_core_strength.hpp>
 #include <alkn/optim/unlearner_core_task.hpp>

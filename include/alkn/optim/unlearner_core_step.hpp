@@ -178,9 +178,9 @@ inline void UnlearnerCore::task_step(StepMode mode) {
                 num_tasks_, ")");
   }
   settle();  // long there, where the device was not far behind
-  TORCH_CHECK(!task.swapped, "alkn::", settings_.owner,
-              ": expected the fine-tuned weights in the model, got a step inside the scope of "
-              "start_weights()");
+  TORCH_CHECK(!task.scope(), "alkn::", settings_.owner,
+              ": expected the fine-tuned weights in the model, got a step inside the scope of ",
+              task.scope());
   TORCH_CHECK(!task.judging, "alkn::", settings_.owner,
               ": expected a step outside the judge of end(), got it inside");
   TORCH_CHECK(task.done < task.announced, "alkn::", settings_.owner, ": expected at most ",

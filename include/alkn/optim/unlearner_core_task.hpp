@@ -94,12 +94,6 @@ inline std::size_t UnlearnerCore::task_bytes(bool cpu) const {
   return bytes;
 }
 
-/// A contiguous copy in pinned host memory, where a GPU reads it from.
-inline Tensor pinned_copy(const Tensor& values) {
-  const auto options = values.options().device(at::kCPU).requires_grad(false);
-  return at::empty(values.sizes(), options.pinned_memory(true)).copy_(values);
-}
-
 /// Holds theta_{t-1}, sets the moments and the options aside, multiplies every learning rate by
 /// lr_decay^t.
 /// @return the serial number of the task
@@ -264,16 +258,15 @@ inline double UnlearnerCore::task_lambda() const {
   return settings_.negation * std::pow(settings_.negation_decay, static_cast<double>(num_tasks_));
 }
 
-/// theta = start - lambda (tuned - start) for every parameter. Takes no memory for fp32 on the CPU;
-/// where it is missed elsewhere the task is broken.
-/// @param out all_live() @param tuned the fine-tuned weights; empty: they are in `out`
-inline void UnlearnerCore::apply_lambda(double lambda, const std::vector<Tensor>& out,
-                                        const std::vector<Tensor>& tuned) {
+/// theta = start - lambda (theta_ft - start) for every parameter. Takes no memory for fp32 on the
+/// CPU; where it is missed elsewhere the task is broken.
+/// @param out all_live()
+inline void UnlearnerCore::apply_lambda(double lambda, const std::vector<Tensor>& out) {
   const Backend how = backend();
   task_->broken = true;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const ParameterState& p = parameters_[i];
-    base_.runner().negate(out[i], tuned.empty() ? out[i] : tuned[i], p.start, lambda, how);
+    base_.runner().negate(out[i], out[i], p.start, lambda, how);
     follow(p, out[i]);
   }
   task_->broken = false;
@@ -312,9 +305,9 @@ inline TaskReport UnlearnerCore::report(double lambda, bool reduced) const {
 /// Throws while the task cannot end yet.
 inline void UnlearnerCore::check_end() const {
   check_whole(*task_, "end()");
-  TORCH_CHECK(!task_->swapped, "alkn::", settings_.owner,
-              ": expected the fine-tuned weights in the model, got end() inside the scope of "
-              "start_weights()");
+  TORCH_CHECK(!task_->scope(), "alkn::", settings_.owner,
+              ": expected the fine-tuned weights in the model, got end() inside the scope of ",
+              task_->scope());
   TORCH_CHECK(
       task_->done > 0, "alkn::", settings_.owner,
       ": expected at least one step before end(), got none; abandon() leaves all as it was (task ",
@@ -339,7 +332,7 @@ inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
     }
   }
   OptimizerState state = fresh_state();
-  if (settings_.negates) apply_lambda(lambda, all_live(), {});
+  if (settings_.negates) apply_lambda(lambda, all_live());
   // nothing below throws
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     ParameterState& p = parameters_[i];
@@ -349,71 +342,6 @@ inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
   num_tasks_ += 1;
   close(state);
   return result;
-}
-
-/// The largest lambda in [0, lambda_t] at which `judge` stays within `bound`, by bisection: both
-/// ends of the negation are held, so that each candidate is one pass over the weights. If `judge`
-/// throws, the fine-tuned weights are back and the task goes on.
-inline TaskReport UnlearnerCore::end_task(const std::function<double()>& judge, double bound,
-                                          int iterations) {
-  settle();
-  check_end();
-  check_parameters(false);
-  TORCH_CHECK_VALUE(judge && !std::isnan(bound) && iterations >= 1, "alkn::", settings_.owner,
-                    ": expected a judge, a bound and at least one iteration, got ",
-                    judge ? "a" : "no", " judge, bound ", fmt::format("{}", bound), " and ",
-                    iterations, " iterations (end)");
-  std::vector<Tensor> tuned, out;
-  {
-    const c10::InferenceMode normal_tensors(false);
-    const at::NoGradGuard no_grad;
-    out = all_live();
-    for (const Tensor& t : out) tuned.push_back(t.clone());
-  }
-  const auto put_back = [&] {
-    const c10::InferenceMode normal_tensors(false);
-    const at::NoGradGuard no_grad;
-    task_->judging = false;
-    task_->broken = true;
-    swap_back();  // a scope that the judge has left open
-    check_parameters(false);
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      out[i].copy_(tuned[i]);
-      follow(parameters_[i], tuned[i]);
-    }
-    task_->broken = false;
-  };
-  const auto within = [&](double lambda) {
-    {
-      const c10::InferenceMode normal_tensors(false);
-      const at::NoGradGuard no_grad;
-      apply_lambda(lambda, out, tuned);
-    }
-    const double value = judge();
-    TORCH_CHECK(!task_->swapped, "alkn::", settings_.owner,
-                ": expected the scope of start_weights() to end in the judge of end(), got it open "
-                "after the judge");
-    check_parameters(false);
-    return value <= bound;  // a NaN is not within
-  };
-  const double full = task_lambda();
-  double low = 0, high = full;
-  task_->judging = true;
-  try {
-    if (within(full)) {
-      low = full;
-    } else {
-      for (int i = 0; i < iterations; ++i) {
-        const double middle = (low + high) / 2;
-        (within(middle) ? low : high) = middle;
-      }
-    }
-  } catch (...) {
-    put_back();
-    throw;
-  }
-  put_back();
-  return end_task(low, low < full);
 }
 
 /// Restores weights, optimizer state and options to the bit. Without held weights a task that has
