@@ -330,6 +330,55 @@ TEST_CASE_METHOD(Fixture, "guide: the guard") {
   CHECK(kept_loss() <= before + 0.1);
 }
 
+TEST_CASE_METHOD(Fixture, "guide: strength") {
+  alkn::ALKN<> unlearner(model.named_parameters(), alkn::ALKNOptions(), alkn::AdamWOptions(1e-2));
+  const auto run = [&](auto& task) {
+    prepare(task, model, forget, retain);
+    for (int i = 0; i < 4; ++i) {
+      const Batch& b = forget[static_cast<std::size_t>(i % 2)];
+      unlearner.zero_grad();
+      task.loss(b.ids, model.forward(b.tokens), b.labels).backward();
+      unlearner.step();
+    }
+  };
+  const auto known = [&] {
+    const at::NoGradGuard no_grad;
+    return probability(model, forget);
+  };
+  const auto damage = [&] {
+    const at::NoGradGuard no_grad;
+    return -std::log(probability(model, retain));
+  };
+  const double before = damage();
+  auto task = unlearner.begin_task({.steps = 4});
+  run(task);
+  std::vector<double> seen;
+  // [sweep]
+  for (const double lambda : {0.5, 1.0, 2.0, 4.0, 8.0}) {
+    const auto scope = task.weights_at(lambda);  // the model shows them until the scope ends
+    seen.push_back(known());
+    std::printf("lambda %.1f: forget %.3f, kept %.3f\n", lambda, seen.back(), damage());
+  }
+  // [sweep]
+  CHECK(seen.front() > seen.back());
+  const double bound = (seen.front() + seen.back()) / 2;
+  // [target]
+  const alkn::TaskReport report = task.end({
+      .forget = known,  // the smallest lambda at which this falls to
+      .forget_bound = bound,
+      .keep = damage,  // while this stays within
+      .keep_bound = before + 1,
+      .max_lambda = 8,
+  });
+  if (!report.target_met) std::printf("not reached: %.3f left\n", *report.forget_judged);
+  // [target]
+  CHECK(report.target_met);
+  CHECK(report.lambda > 0);
+  CHECK(report.lambda < 8);
+  CHECK(known() == *report.forget_judged);
+  CHECK(known() <= bound);
+}
+
 TEST_CASE_METHOD(Fixture, "guide: checkpoints") {
   const std::int64_t steps = 6;
   const auto folder = std::filesystem::temp_directory_path() / "alkn_guide";
