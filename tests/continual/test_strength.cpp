@@ -53,6 +53,9 @@ TEST_CASE("weights_at shows what end(lambda) leaves, and is undone to the bit") 
         const auto scope = task.weights_at(lambda);
         CHECK(same_bits(model.copies(), other.copies()));
         CHECK_FALSE(same_bits(model.copies(), weights));
+        // who asks for the masters meanwhile does not take the shown weights for the user's
+        auto& masters = tiny::core_of(method).base_.masters();
+        for (const auto& p : model.params) masters.get(p.tensor);
       }
       CHECK(same_bits(everything(method), tuned));
     }
@@ -191,6 +194,12 @@ TEST_CASE("end with a target finds the smallest lambda that forgets, to the bit 
       CHECK(distance(model) < 0.1);
       return below;
     }));
+    for (const int iterations : {5, 6, 7, 8}) {  // whichever candidate was the last
+      const auto [again, again_weights, unused_again] =
+          ended({.forget_bound = -0.1, .max_lambda = 4, .iterations = iterations}, 1e9);
+      CHECK(again.target_met);
+      CHECK(std::abs(again.lambda - smallest) <= 4 * std::pow(0.5, iterations));
+    }
     // what is kept comes first: the largest lambda at which it holds
     const auto [held, held_weights, unused] = ended({.forget_bound = -0.1, .max_lambda = 4}, 0.05);
     CHECK_FALSE(held.target_met);
