@@ -1,4 +1,5 @@
-// How strong a negation is, by what it does: weights_at(lambda), end(target).
+// How strong a negation is, by what it does: weights_at(lambda), end(target), a task's warnings.
+#include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
@@ -280,4 +281,72 @@ TEST_CASE("a target without a judge of what is kept, bad targets, and judges tha
   CHECK(report.lambda == 0);
   CHECK_FALSE(report.keep_judged);
   CHECK(*report.forget_judged == 0);
+}
+
+TEST_CASE("a task of fewer than ten steps is said to be one, and a warm-up that takes them") {
+  Model model;
+  alkn::TaskVector<> method(model.params);
+  using Warnings = std::vector<std::string>;
+  const auto run = [&](std::int64_t announced, std::int64_t taken, std::int64_t warmup) {
+    auto task = method.begin_task({.steps = announced});
+    alkn::LinearSchedule schedule(method, warmup, announced);
+    for (std::int64_t i = 0; i < taken; ++i) {
+      tiny::step(method, task, model, i);  // another request each time: never by heart
+      schedule.step();
+    }
+    return task.end().warnings;
+  };
+  CHECK(run(10, 10, 5) == Warnings());
+  CHECK(run(10, 10, 6) ==
+        Warnings{"the learning rate rose until step 7 of 10: a warm-up took more than half of the "
+                 "steps"});
+  CHECK(run(20, 11, 11) ==
+        Warnings{"the learning rate rose until step 11 of 11: a warm-up took more than half of the "
+                 "steps"});
+  CHECK(run(10, 9, 0) ==
+        Warnings{"9 steps, fewer than 10: they move little, and a schedule has no room in them"});
+  CHECK(run(1, 1, 1) ==
+        Warnings{"1 step, fewer than 10: they move little, and a schedule has no room in them",
+                 "no step had a learning rate above 0: nothing was trained"});
+  auto task = method.begin_task({.steps = 9});  // known before the first step
+  CHECK(task.warnings() ==
+        Warnings{"9 steps, fewer than 10: they move little, and a schedule has no room in them"});
+  task.abandon();
+  CHECK(error_of([&] { ignore(task.warnings()); }) ==
+        "alkn::Task: expected warnings() during the task, got it after the task ended");
+}
+
+TEST_CASE("a forget loss that starts near 0 is said to be one, where a negation follows") {
+  Model model;
+  const tiny::Batch batch(0);
+  const Tensor labels = batch.labels.clone();
+  const auto logits = [&](double known) {  // the label's logit above all others
+    const Tensor next = at::cat({labels.narrow(1, 1, 4), at::zeros({3, 1}, at::kLong)}, 1);
+    const Tensor hot =
+        at::zeros({3, 5, tiny::kVocabulary}).scatter_(2, next.clamp_min(0).unsqueeze(2), known);
+    return hot.add(model.params[2].tensor.sum().mul(0));
+  };
+  const auto run = [&](auto& method, double first, double later) {
+    auto task = method.begin_task({.steps = 10});
+    for (int i = 0; i < 10; ++i) {
+      method.zero_grad();
+      const double known = i == 0 ? first : later;
+      task.loss(batch.ids, logits(known), labels).backward();
+      if (i == 1) CHECK(task.warnings().size() == (first > 5 ? 1U : 0U));
+      tiny::set_gradients(model.params, i);
+      method.step();
+    }
+    return task.end().warnings;
+  };
+  alkn::TaskVector<> vector(model.params);
+  const auto warned = run(vector, 7.5, 1);
+  REQUIRE(warned.size() == 1);
+  CHECK(warned[0] ==
+        "the forget loss starts at 0.0055, near 0: the samples are known by heart, or not at all, "
+        "and loss and norm say nothing of what is forgotten; evaluate");
+  CHECK(run(vector, 1, 9).empty());             // later losses are no start
+  alkn::GradientAscent<> ascent(model.params);  // starts from there
+  auto task = ascent.begin_task({.steps = 10});
+  CHECK(task.loss(batch.ids, logits(9), labels).item<double>() > -0.01);
+  CHECK(task.warnings().empty());
 }

@@ -140,6 +140,7 @@ TEST_CASE_METHOD(Fixture, "guide: one loop serves every method") {
     for (const alkn::TensorReport& tensor : report.tensors) {
       std::printf("  %-16s %.3f\n", tensor.name.c_str(), tensor.fraction_trained);
     }
+    for (const std::string& warning : report.warnings) std::printf("  %s\n", warning.c_str());
   }
   // [requests]
   CHECK(unlearner.num_tasks() == 2);

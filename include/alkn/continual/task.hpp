@@ -17,6 +17,7 @@
 #include <functional>
 #include <iterator>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -117,7 +118,7 @@ class [[nodiscard]] Task {
   [[nodiscard]] Tensor loss(const Tensor& ids, const Batch&... batch) const {
     static_assert(ObjectiveFor<Objective, Options, Batch...>,
                   "alkn: the objective's loss takes other arguments than this batch");
-    const detail::TaskState& task = running("loss()");
+    detail::TaskState& task = running("loss()");
     std::vector<Tensor> memory;
     if constexpr (Objective::kRemembers) {
       const Tensor counts = token_counts(batch...);
@@ -127,7 +128,12 @@ class [[nodiscard]] Task {
                                          counts.const_data_ptr<std::int64_t>()[b]));
       }
     }
-    return Objective::loss(options_, memory, batch...);
+    Tensor result = Objective::loss(options_, memory, batch...);
+    if constexpr (Method::kNegates) {
+      if (task.done == 0 && !task.course.first_loss.defined())
+        task.course.first_loss = result.detach();
+    }
+    return result;
   }
 
   /// The weighted retain term of the loss, to be added to `loss`.
@@ -144,6 +150,16 @@ class [[nodiscard]] Task {
         reference_logits.defined(),
         "alkn::Task: expected reference logits for retain_term(kl), got an undefined tensor");
     return retain_kl(logits, reference_logits, labels).mul(options_.retain_weight());
+  }
+
+  /// What deserves a second look so far, one plain sentence each; the report has them too, and
+  /// what the learning rates were like. Fewer than 10 steps; a warm-up that takes more than half of
+  /// them; and where a negation follows, a forget loss that starts below .01: the samples are known
+  /// by heart, or not at all, and loss and norm then say nothing of what is forgotten.
+  /// Waits for the device once.
+  [[nodiscard]] std::vector<std::string> warnings() const {
+    static_cast<void>(running("warnings()"));
+    return core()->warnings(/*ending=*/false);
   }
 
   /// Puts the weights of the start of the task into the model for the time of a scope. Needs held

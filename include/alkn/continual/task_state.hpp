@@ -72,9 +72,27 @@ struct TaskReport {
   double overlap = 0;                 ///< of those, the share that earlier tasks had trained too
   double clip_scale = 1;              ///< of the last step
   std::vector<TensorReport> tensors;  ///< in the order of the parameter groups
+  /// What deserves a second look, one plain sentence each: see Task::warnings.
+  std::vector<std::string> warnings;
 };
 
 namespace detail {
+
+/// The learning rates and the first loss of a task, for its warnings.
+struct TaskCourse {
+  std::int64_t num_rates = 0;  ///< steps whose rate was seen: fewer than `done` after a resume
+  std::int64_t peak_step = 0;  ///< the first step with the largest rate
+  double peak_rate = 0;
+  Tensor first_loss;  ///< of the forget set before the first step, where a negation follows
+
+  void note_rate(double rate) {
+    if (rate > peak_rate) {
+      peak_rate = rate;
+      peak_step = num_rates;
+    }
+    ++num_rates;
+  }
+};
 
 /// What the objective remembers of each sample, keyed by the sample's id.
 class SampleMemory {
@@ -141,6 +159,7 @@ struct TaskState {
   double unmask_ratio = 1;
   SampleMemory memory;
   StepReport last;
+  TaskCourse course;
   // put back at the end
   std::vector<std::unique_ptr<torch::optim::OptimizerOptions>> options_before;
   OptimizerState state_before;  ///< put back only by abandon

@@ -175,6 +175,8 @@ class UnlearnerCore {
     return settings_.negates || settings_.rollback;
   }
   [[nodiscard]] double task_lambda() const;
+  /// @param ending whether all steps are taken
+  [[nodiscard]] std::vector<std::string> warnings(bool ending) const;
   /// The running task; throws unless it is the one numbered `serial`.
   TaskState& task(std::int64_t serial, const char* call);
   /// Throws after a call that failed with some of the parameters written.
@@ -260,3 +262,4 @@ class UnlearnerCore {
 #include <alkn/optim/unlearner_core_step.hpp>
 #include <alkn/optim/unlearner_core_strength.hpp>
 #include <alkn/optim/unlearner_core_task.hpp>
+#include <alkn/optim/unlearner_core_warnings.hpp>

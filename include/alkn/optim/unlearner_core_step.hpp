@@ -459,6 +459,10 @@ inline void UnlearnerCore::advance() {
   TaskState& task = *task_;
   task.last = {.task = num_tasks_, .step = task.done, .unmask_ratio = task.unmask_ratio};
   task.done += 1;
+  double rate = 0;
+  for (const auto& group : base_.optimizer().param_groups())
+    rate = std::max(rate, group.options().get_lr());
+  task.course.note_rate(rate);
   const std::int64_t period = std::max<std::int64_t>(1, task.announced / 5);
   if (settings_.mask == kernel::MaskKind::localized && task.done % period == 0 &&
       task.done < task.announced) {

@@ -279,7 +279,8 @@ inline TaskReport UnlearnerCore::report(double lambda, bool reduced) const {
                     .lambda = lambda,
                     .lambda_reduced = reduced,
                     .clip_scale = task_->last.clip_scale,
-                    .tensors = {}};
+                    .tensors = {},
+                    .warnings = {}};
   double on = 0, all = 0, twice = 0;
   for (const ParameterState& p : parameters_) {
     TensorReport row{.name = p.name, .size = p.param.numel(), .threshold = {}};
@@ -323,6 +324,7 @@ inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
   check_range(settings_.owner, "lambda", lambda, Range::non_negative(), "end");
   check_parameters(false);
   TaskReport result = report(settings_.negates ? lambda : 0, reduced);
+  result.warnings = warnings(/*ending=*/true);
   std::vector<Tensor> unions(parameters_.size());
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const ParameterState& p = parameters_[i];
