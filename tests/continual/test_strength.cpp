@@ -208,6 +208,11 @@ TEST_CASE("end with a target finds the smallest lambda that forgets, to the bit 
     CHECK(held.lambda < smallest);
     CHECK(*held.keep_judged <= 0.05);
     CHECK(*held.keep_judged > 0.045);
+    // both change between two candidates: the lower one, at which it holds
+    const auto [coarse, coarse_weights, unused_coarse] =
+        ended({.forget_bound = -0.1, .max_lambda = 4, .iterations = 1}, 0.05);
+    CHECK_FALSE(coarse.target_met);
+    CHECK(coarse.lambda == 0);
     // not met at max_lambda: all of it
     const auto [all, all_weights, unused_too] = ended({.forget_bound = -1e9, .max_lambda = 3}, 1e9);
     CHECK_FALSE(all.target_met);
