@@ -24,11 +24,15 @@ function(need what)
   endif()
 endfunction()
 
-# configure(<project's folder> ARGS <arguments>...), into WORK/build
+# configure(<project's folder> ARGS <arguments>...), into WORK/build; as Release, unless
+# without_build_type is set
 function(configure folder)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "ARGS")
+  if(NOT without_build_type)
+    list(APPEND arg_ARGS -DCMAKE_BUILD_TYPE=Release)
+  endif()
   cmake_call(CALL -S "${folder}" -B "${WORK}/build" -G "${GENERATOR}"
-             "-DCMAKE_CXX_COMPILER=${COMPILER}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_EXPORT_COMPILE_COMMANDS=ON ${arg_ARGS})
+             "-DCMAKE_CXX_COMPILER=${COMPILER}" -DCMAKE_EXPORT_COMPILE_COMMANDS=ON ${arg_ARGS})
   need("configuring ${folder}")
 endfunction()
 
@@ -76,5 +80,25 @@ function(expect_error words)
   string(FIND "${line}" "${words}" position)
   if(position EQUAL -1)
     message(FATAL_ERROR "with ${arg_ARGS}: expected the error\n  ${words}\ngot\n${output}")
+  endif()
+endfunction()
+
+# Configures tests/consumer/<project> without a build type, unless ARGS have one, and wants a warning
+# of it or none.
+function(expect_build_type_warning wanted project)
+  cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "ARGS")
+  file(REMOVE_RECURSE "${WORK}/untyped")
+  unset(ENV{CMAKE_BUILD_TYPE})
+  cmake_call(CALL -S "${SOURCE}/tests/consumer/${project}" -B "${WORK}/untyped" -G "${GENERATOR}"
+             "-DCMAKE_CXX_COMPILER=${COMPILER}" ${arg_ARGS})
+  need("configuring ${project} with ${arg_ARGS}")
+  string(REGEX REPLACE "[ \n]+" " " line "${output}")
+  string(FIND "${line}" "alkn: this project has no build type, so that its compiler does not optimise: \
+a step takes five times as long. Configure with -DCMAKE_BUILD_TYPE=Release, or let the project set a \
+default before it looks for alkn" position)
+  if(wanted AND position EQUAL -1)
+    message(FATAL_ERROR "with ${arg_ARGS}: expected a warning of the build type, got\n${output}")
+  elseif(NOT wanted AND NOT position EQUAL -1)
+    message(FATAL_ERROR "with ${arg_ARGS}: expected no warning of the build type, got\n${output}")
   endif()
 endfunction()

@@ -19,15 +19,21 @@ if(NOT ours STREQUAL installed)
   message(FATAL_ERROR "installed headers differ from the project's:\n${installed}\n${ours}")
 endif()
 
-# A consumer's whole CMake: three lines besides cmake_minimum_required and project.
+# A consumer's whole CMake: three lines besides cmake_minimum_required, project and a default build
+# type.
 file(STRINGS "${SOURCE}/examples/consumer/CMakeLists.txt" lines REGEX "[^ ]")
 list(LENGTH lines count)
-if(NOT count EQUAL 5)
-  message(FATAL_ERROR "examples/consumer/CMakeLists.txt has ${count} lines, not 5")
+if(NOT count EQUAL 8)
+  message(FATAL_ERROR "examples/consumer/CMakeLists.txt has ${count} lines, not 8")
 endif()
 
 file(COPY "${SOURCE}/examples/consumer" DESTINATION "${WORK}")
+set(without_build_type TRUE)
 configure("${WORK}/consumer" ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}")
+file(READ "${WORK}/build/compile_commands.json" commands)
+if(NOT commands MATCHES " -O3 ")
+  message(FATAL_ERROR "examples/consumer is not optimised by default:\n${commands}")
+endif()
 build_and_run("forget set, unlearned +0\\.[0-9]+ +ok")
 
 # LibTorch is found where its users point CMAKE_PREFIX_PATH: its folder, the one that
@@ -50,6 +56,13 @@ expect_configures(ARGS "${moved}" -DCOMPONENTS=kernel -DEXPECT_TARGET=alkn::kern
 expect_configures(ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}" "-DCOMPONENTS=alkn;kernel"
                   -DEXPECT_TARGET=alkn::alkn)
 expect_configures(ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}" -DOWN_FMT=ON -DEXPECT_TARGET=alkn::alkn)
+
+# Of a build without optimisation it warns, once, and only where nothing says otherwise.
+expect_build_type_warning(TRUE probe ARGS "${moved}" -DCOMPONENTS=kernel -DEXPECT_TARGET=alkn::kernel)
+foreach(flag IN ITEMS -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS=-O2)
+  expect_build_type_warning(FALSE probe ARGS "${moved}" -DCOMPONENTS=kernel -DEXPECT_TARGET=alkn::kernel
+                            ${flag})
+endforeach()
 
 string(REGEX MATCH "^([0-9]+)\\.([0-9]+)" minor "${VERSION}")
 math(EXPR next "${CMAKE_MATCH_2} + 1")

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "forgetting.hpp"
 #include "sim_npo.hpp"
 
 namespace {
@@ -150,6 +151,18 @@ TEST_CASE_METHOD(Fixture, "guide: one loop serves every method") {
   CHECK(unlearn(model, npo, forget, retain, 1).lambda == 0);
   alkn::SimNPO<> sim_npo(model.named_parameters(), alkn::SimNPOOptions().delta(0.5));
   CHECK(unlearn(model, sim_npo, forget, retain, 1).steps == 2);
+}
+
+TEST_CASE_METHOD(Fixture, "guide: the method in a file of its own") {
+  const auto samples_of = [](const std::vector<Batch>& batches) {
+    std::vector<Sample> samples;
+    for (const Batch& b : batches) samples.push_back({b.ids, b.tokens, b.labels});
+    return samples;
+  };
+  const double known = probability(model, forget);
+  Forgetting forgetting(model, [this](const at::Tensor& tokens) { return model.forward(tokens); });
+  forgetting.request(samples_of(forget), samples_of(retain));
+  CHECK(probability(model, forget) < known / 2);
 }
 
 TEST_CASE_METHOD(Fixture, "guide: schedulers") {
