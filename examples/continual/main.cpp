@@ -68,8 +68,9 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(CLI::IsMember(preset_names))
       ->capture_default_str();
   app.add_option("--data", s.data.paths,
-                 "TOFU's or MUSE News' folder, or books (.txt); none: authors are made up");
-  app.add_option("--retain", s.data.retain, "books to be kept, beside books to be forgotten");
+                 "TOFU's or MUSE News' folder, or files: books (.txt), questions with answers or "
+                 "texts (.jsonl); none: authors are made up");
+  app.add_option("--retain", s.data.retain, "files to be kept, beside files to be forgotten");
   app.add_option("--tasks", s.data.tasks, "deletion requests; 5, or as many as there are files")
       ->check(at_least_one);
   app.add_option("--authors-per-task", s.data.authors_per_task, "of TOFU and made-up authors")

@@ -1,4 +1,4 @@
-// Readers: TOFU's JSON lines, plain-text books, MUSE News.
+// Readers: TOFU's JSON lines, MUSE News, files of the user's own.
 #pragma once
 
 #include <algorithm>
@@ -233,6 +233,25 @@ inline std::vector<Pair> read_news(const fs::path& path) {
   return parts;
 }
 
+/// A file of the user's own: a book (.txt), or .json and .jsonl with one object a line that has
+/// "question" and "answer", or with texts as in MUSE News. The first line tells which.
+inline std::vector<Pair> read_own(const fs::path& path) {
+  if (path.extension() == ".txt") {
+    return read_book(path);
+  }
+  if (path.extension() != ".json" && path.extension() != ".jsonl") {
+    data_error("a folder, or files in .txt, .json or .jsonl", "another file", path.string());
+  }
+  const std::string text = read_text(path);
+  const std::size_t first = text.find_first_not_of(" \t\r\n");
+  if (first == std::string::npos || text[first] == '[') {
+    return read_news(path);
+  }
+  const Json value = read_json_lines(path).front().first;
+  return value.is_object() && value.contains("question") ? read_pairs(path, "question")
+                                                         : read_news(path);
+}
+
 /// `name` with the first extension that exists, or an empty path.
 inline fs::path find_news(const fs::path& folder, const std::string& name) {
   for (const char* extension : {".json", ".jsonl"}) {
@@ -252,10 +271,11 @@ inline void require_files(std::int64_t available, const DataSettings& settings,
   }
 }
 
-/// The first half of the kept text is shown.
+/// The first half of what is kept is shown.
 inline void split_text(const std::vector<Pair>& kept, const std::string& where, DataSet& data) {
   if (kept.size() < 2) {
-    data_error("at least two paragraphs that are kept", std::to_string(kept.size()), where);
+    data_error("at least two paragraphs, or questions with answers, that are kept",
+               std::to_string(kept.size()), where);
   }
   const auto middle = kept.begin() + static_cast<std::ptrdiff_t>((kept.size() + 1) / 2);
   data.shown.assign(kept.begin(), middle);
@@ -286,21 +306,29 @@ inline DataSet read_muse(const std::filesystem::path& folder, const DataSettings
   return data;
 }
 
-/// Books, one request a file. What is kept comes from `settings.retain`, half of it shown; without
-/// such files, authors are made up for it.
-inline DataSet read_books(const DataSettings& settings) {
+/// Files of the user's own, one request a file. What is kept comes from `settings.retain`, half of
+/// it shown; without such files, authors are made up for it.
+inline DataSet read_files(const DataSettings& settings) {
   DataSet data;
-  data.name = "books";
   const std::int64_t available = std::ssize(settings.paths);
   detail::require_files(available, settings, settings.paths.front());
   for (std::int64_t task = 0; task < settings.tasks.value_or(available); ++task) {
     const auto& path = settings.paths[static_cast<std::size_t>(task)];
-    data.requests.push_back({path.stem().string(), detail::read_book(path), {}});
+    data.requests.push_back({path.stem().string(), detail::read_own(path), {}});
   }
+  const auto is_text = [](const std::vector<Pair>& list) {
+    return !list.empty() && list.front().question.empty();
+  };
+  data.name = data.requests.empty() || is_text(data.requests.front().forget)
+                  ? "books"
+                  : "questions and answers";
   std::vector<Pair> kept;
   for (const auto& path : settings.retain) {
-    const auto book = detail::read_book(path);
-    kept.insert(kept.end(), book.begin(), book.end());
+    const auto part = detail::read_own(path);
+    if (!kept.empty() && is_text(kept) != is_text(part)) {
+      data_error("texts alone, or questions with answers alone, to be kept", "both", path.string());
+    }
+    kept.insert(kept.end(), part.begin(), part.end());
   }
   if (!settings.retain.empty()) {
     detail::split_text(kept, settings.retain.front().string(), data);
@@ -327,12 +355,7 @@ inline DataSet load_data(const DataSettings& settings) {
   }
   const fs::path& first = settings.paths.front();
   if (!fs::is_directory(first)) {
-    for (const auto& path : settings.paths) {
-      if (path.extension() != ".txt") {
-        data_error("a folder, or books in .txt files", "another file", path.string());
-      }
-    }
-    return read_books(settings);
+    return read_files(settings);
   }
   if (settings.paths.size() > 1) {
     data_error("one folder", std::to_string(settings.paths.size()) + " paths", first.string());

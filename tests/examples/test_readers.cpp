@@ -216,7 +216,9 @@ TEST_CASE("MUSE News: lists and lines, one request a file", "[readers]") {
   folder.put("forget_1.json", "[\"a\"]");
   folder.put("retain.json", "[\"a\"]");
   CHECK(error_of(settings_of({folder.path()}), folder) ==
-        "continual: expected at least two paragraphs that are kept, got 1 (DIR/retain.json)");
+        "continual: expected at least two paragraphs, or questions with answers, that are kept, "
+        "got 1 "
+        "(DIR/retain.json)");
   fs::remove(folder.path() / "retain.json");
   CHECK(error_of(settings_of({folder.path()}), folder) ==
         "continual: expected retain.json or retain.jsonl, got neither (DIR)");
@@ -249,7 +251,50 @@ TEST_CASE("books: one request a file", "[readers]") {
         "continual: expected a text, got an empty file (DIR/empty.txt)");
   const auto other = folder.put("book.pdf", "x");
   CHECK(error_of(settings_of({one, other}, 2), folder) ==
-        "continual: expected a folder, or books in .txt files, got another file (DIR/book.pdf)");
+        "continual: expected a folder, or files in .txt, .json or .jsonl, got another file "
+        "(DIR/book.pdf)");
+}
+
+TEST_CASE("questions and answers of the user's own: one request a file", "[readers]") {
+  const Folder folder;
+  const auto pairs = folder.put("one.jsonl",
+                                "\n{\"question\": \"q1\", \"answer\": \"a1\", \"id\": 7}\n"
+                                "{\"question\": \"q2\", \"answer\": \"a2\"}\n");
+  const auto texts = folder.put("two.jsonl", "{\"text\": \"t1\\nt2\"}\n\"t3\"\n");
+  const auto list = folder.put("three.json", "[\"u1\", {\"text\": \"u2\"}]");
+  const auto kept = folder.put("kept.json", json_lines(1));
+  auto settings = settings_of({pairs, texts, list}, std::nullopt);
+  settings.retain = {kept};
+  const auto data = continual::load_data(settings);
+  CHECK(data.name == "questions and answers");
+  REQUIRE(data.requests.size() == 3);
+  CHECK(data.requests[0].name == "one");
+  REQUIRE(data.requests[0].forget.size() == 2);
+  CHECK(data.requests[0].forget[1].question == "q2");
+  CHECK(data.requests[0].forget[1].answer == "a2");
+  REQUIRE(data.requests[1].forget.size() == 3);
+  CHECK(data.requests[1].forget[1].answer == "t2");
+  CHECK(data.requests[1].forget[1].question.empty());
+  REQUIRE(data.requests[2].forget.size() == 2);
+  CHECK(data.requests[2].forget[1].answer == "u2");
+  CHECK(data.shown.size() == 10);
+  CHECK(data.unseen.size() == 10);
+  CHECK(data.unseen[0].question == "question 10?");
+  settings.paths = {list};
+  CHECK(continual::load_data(settings).name == "books");
+
+  settings.retain = {kept, texts};
+  CHECK(error_of(settings, folder) ==
+        "continual: expected texts alone, or questions with answers alone, to be kept, got both "
+        "(DIR/two.jsonl)");
+  const auto half =
+      folder.put("half.jsonl", "{\"question\": \"q\", \"answer\": \"a\"}\n{\"text\": 1}\n");
+  CHECK(error_of(settings_of({half}), folder) ==
+        "continual: expected an object with the text \"question\", got {\"text\":1} "
+        "(DIR/half.jsonl, line 2)");
+  const auto empty = folder.put("nothing.jsonl", "\n");
+  CHECK(error_of(settings_of({empty}), folder) ==
+        "continual: expected at least one line, got an empty file (DIR/nothing.jsonl)");
 }
 
 TEST_CASE("paths that hold no data", "[readers]") {
