@@ -312,8 +312,16 @@ class AuthorMaker {
 /// Kinds of questions on an author.
 inline constexpr std::int64_t kPairsPerAuthor = 20;
 
+/// More than there are made-up first names, each of which one author has, could never be found.
+inline constexpr std::int64_t kMaxAuthors = 4'000;
+
 /// The first `num_authors` authors of a seed; a longer list begins with the shorter one.
+/// Throws std::runtime_error for more than kMaxAuthors.
 inline std::vector<Author> generate_authors(std::uint64_t seed, std::int64_t num_authors) {
+  if (num_authors > kMaxAuthors) {
+    data_error("at most " + std::to_string(kMaxAuthors) + " made-up authors",
+               std::to_string(num_authors), "requests and kept ones together");
+  }
   Random random{0xA07A05, seed};
   std::set<std::string> used_names;
   std::vector<Author> authors;

@@ -6,10 +6,12 @@
 #include <alkn/alkn.hpp>
 #include <alkn/continual/checkpoint.hpp>
 #include <alkn/io/atomic_file.hpp>
+#include <alkn/io/file_lock.hpp>
 
 #include <cstdint>
+#include <optional>
+#include <stdexcept>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -21,14 +23,6 @@
 
 namespace continual {
 namespace {
-
-/// 64-bit FNV-1a.
-std::uint64_t hash_text(std::string_view text, std::uint64_t hash) {
-  for (const char c : text) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3U;
-  }
-  return hash;
-}
 
 /// All texts that the model learns, in order.
 std::vector<std::string> training_texts(const DataSet& data) {
@@ -50,16 +44,26 @@ std::vector<std::string> training_texts(const DataSet& data) {
 /// A name for what the training depends on: texts, settings, seed, threads.
 std::string training_key(const std::vector<std::string>& texts, const Settings& settings,
                          const ModelConfig& config) {
-  std::uint64_t hash = 0xCBF29CE484222325U;
+  TextHash hash;
   for (const std::string& text : texts) {
-    hash = hash_text(text, hash_text(std::to_string(text.size()) + ":", hash));
+    hash.add(text);
   }
   const BaseSettings& base = settings.base;
-  hash = hash_text(fmt::format("1 {} {} {} {} {} {} {} {} {} {}", base.epochs, base.batch, base.lr,
-                               base.vocabulary, settings.data.seed, at::get_num_threads(),
-                               config.layers, config.width, config.heads, config.context),
-                   hash);
-  return fmt::format("base-{:016x}", hash);
+  // The first number is that of the training itself: another one, where it gives other weights.
+  hash.add(fmt::format("2 {} {} {} {} {} {} {} {} {} {}", base.epochs, base.batch, base.lr,
+                       base.vocabulary, settings.data.seed, at::get_num_threads(), config.layers,
+                       config.width, config.heads, config.context));
+  return "base-" + hash.text();
+}
+
+/// The vocabulary of a file. Throws std::runtime_error with the file.
+Tokenizer read_tokenizer(const std::filesystem::path& path) {
+  const std::string model = read_bytes(path);
+  try {
+    return Tokenizer(model);
+  } catch (const std::runtime_error&) {
+    data_error("a vocabulary of this program", "another file", path.string());
+  }
 }
 
 }  // namespace
@@ -104,7 +108,7 @@ bool memorise(Transformer& model, const Samples& samples, const Settings& settin
     }
     progress.step(fmt::format("loss {:.3f}", loss.item<double>()));
   }
-  std::filesystem::remove(checkpoint);
+  alkn::io::remove_file(checkpoint);
   return true;
 }
 
@@ -115,11 +119,18 @@ std::optional<Trained> train_or_load(const DataSet& data, const Settings& settin
   const std::string key = training_key(texts, settings, config);
   const auto model_path = folder / (key + ".safetensors");
   const auto vocabulary_path = folder / (key + ".tokenizer.model");
-  const bool reused =
-      std::filesystem::exists(model_path) && std::filesystem::exists(vocabulary_path);
-
-  Tokenizer tokenizer = reused ? Tokenizer(detail::read_text(vocabulary_path))
-                               : Tokenizer::train(texts, settings.base.vocabulary);
+  const auto checkpoint = folder / (key + ".checkpoint");
+  const auto is_there = [&] {
+    return std::filesystem::exists(model_path) && std::filesystem::exists(vocabulary_path);
+  };
+  std::optional<alkn::io::FileLock> lock;
+  bool reused = is_there();
+  if (!reused) {
+    lock_path(lock, checkpoint, "a model that no other process trains");
+    reused = is_there();  // by one that has just finished
+  }
+  Tokenizer tokenizer =
+      reused ? read_tokenizer(vocabulary_path) : Tokenizer::train(texts, settings.base.vocabulary);
   config.vocabulary = tokenizer.size();
   at::Generator generator = at::globalContext().defaultGenerator(at::kCPU);
   generator.set_current_seed(settings.data.seed);
@@ -131,7 +142,7 @@ std::optional<Trained> train_or_load(const DataSet& data, const Settings& settin
   } else {
     const Samples samples = encoded.training_samples();
     const std::int64_t steps = settings.base.epochs * num_batches(samples, settings.base.batch);
-    if (!memorise(*model, samples, settings, steps, folder / (key + ".checkpoint"))) {
+    if (!memorise(*model, samples, settings, steps, checkpoint)) {
       return std::nullopt;
     }
     alkn::io::write_file(vocabulary_path, tokenizer.model());

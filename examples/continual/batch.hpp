@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
+#include <alkn/io/text.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -25,6 +26,7 @@ inline constexpr std::int64_t kNotCounted = -100;  ///< label of the question an
 struct Sample {
   std::int64_t id = 0;  ///< place in its list
   std::vector<std::int64_t> tokens, labels;
+  bool cut = false;  ///< an answer that is too long lost its end
 };
 using Samples = std::vector<Sample>;
 
@@ -33,7 +35,9 @@ struct Batch {
   at::Tensor tokens, labels;  ///< [B, T] int64, padded with Tokenizer::kPad and kNotCounted
 };
 
-/// A question and its answer, cut at `context` tokens.
+/// A question and its answer, cut at `context` tokens. Throws std::runtime_error, with the place of
+/// the pair, for a question that leaves no token of the answer: nothing could be learned of it, nor
+/// measured.
 inline Sample encode_pair(const Tokenizer& tokenizer, const Pair& pair, std::int64_t context) {
   Sample sample;
   sample.tokens = {Tokenizer::kBegin};
@@ -42,6 +46,11 @@ inline Sample encode_pair(const Tokenizer& tokenizer, const Pair& pair, std::int
   };
   append(tokenizer.encode(pair.question));
   sample.tokens.push_back(Tokenizer::kAnswer);
+  if (std::ssize(sample.tokens) >= context) {
+    data_error("a question of at most " + std::to_string(context - 3) + " tokens",
+               std::to_string(sample.tokens.size() - 2),
+               pair.where.empty() ? "\"" + alkn::io::printable(pair.question) + "\"" : pair.where);
+  }
   sample.labels.assign(sample.tokens.size(), kNotCounted);
   append(tokenizer.encode(pair.answer));
   sample.tokens.push_back(Tokenizer::kEnd);
@@ -49,6 +58,7 @@ inline Sample encode_pair(const Tokenizer& tokenizer, const Pair& pair, std::int
                        sample.tokens.begin() + static_cast<std::ptrdiff_t>(sample.labels.size()),
                        sample.tokens.end());
   const auto length = std::min(sample.tokens.size(), static_cast<std::size_t>(context));
+  sample.cut = length < sample.tokens.size();
   sample.tokens.resize(length);
   sample.labels.resize(length);
   return sample;
@@ -100,6 +110,21 @@ struct EncodedData {
   std::string name;
   std::vector<EncodedRequest> requests;
   Samples shown, unseen;
+
+  /// Answers that are too long and lost their end.
+  [[nodiscard]] std::int64_t num_cut() const {
+    std::int64_t count = 0;
+    const auto add = [&](const Samples& samples) {
+      count += std::count_if(samples.begin(), samples.end(), [](const Sample& s) { return s.cut; });
+    };
+    for (const EncodedRequest& request : requests) {
+      add(request.forget);
+      add(request.rephrased);
+    }
+    add(shown);
+    add(unseen);
+    return count;
+  }
 
   /// What the model learns before anything is forgotten.
   [[nodiscard]] Samples training_samples() const {

@@ -15,17 +15,21 @@ namespace continual {
 
 inline constexpr std::int64_t kEvaluationBatch = 64;
 
-/// Mean over the samples of exp(- mean NLL of the answer's tokens); NaN where there are none.
+/// Mean over the samples of exp(- mean NLL of the answer's tokens), without those that have no
+/// token that counts; NaN where there are no others.
 inline double answer_probability(Transformer& model, const Samples& samples) {
   const at::NoGradGuard no_grad;
   double sum = 0;
+  std::int64_t counted = 0;
   for (const Batch& batch : batches_by_length(samples, kEvaluationBatch)) {
     const at::Tensor nll = alkn::sequence_nll(model.forward(batch.tokens), batch.labels);
-    const at::Tensor count = alkn::valid_tokens(batch.labels).clamp_min(1);
-    sum += nll.div(count).neg().exp().sum(at::kDouble).item<double>();
+    const at::Tensor count = alkn::valid_tokens(batch.labels);
+    const at::Tensor has_any = count.gt(0);
+    sum += nll.div(count.clamp_min(1)).neg().exp().mul(has_any).sum(at::kDouble).item<double>();
+    counted += has_any.sum().item<std::int64_t>();
   }
-  return samples.empty() ? std::numeric_limits<double>::quiet_NaN()
-                         : sum / static_cast<double>(samples.size());
+  return counted == 0 ? std::numeric_limits<double>::quiet_NaN()
+                      : sum / static_cast<double>(counted);
 }
 
 /// Mean NLL over all tokens that count.

@@ -2,17 +2,21 @@
 // them, one deletion request after another.
 #include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
+#include <alkn/io/atomic_file.hpp>
+#include <alkn/io/file_lock.hpp>
+#include <alkn/io/safetensors.hpp>
 
-#include <charconv>
-#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <optional>
 #include <string>
-#include <system_error>
+#include <utility>
 #include <vector>
 
+#include "cli/numbers.hpp"
 #include "continual/base_model.hpp"
 #include "continual/interrupt.hpp"
 #include "continual/methods.hpp"
@@ -25,32 +29,7 @@ namespace continual {
 namespace {
 
 constexpr int kInterrupted = 130;  // the shell's 128 + SIGINT
-
-/// A finite number of at least 0. CLI11's own ranges let NaN through: no comparison refuses it.
-CLI::Validator finite() {
-  return {[](const std::string& text) {
-            char* end = nullptr;
-            const double value = std::strtod(text.c_str(), &end);
-            const bool whole = !text.empty() && *end == '\0';
-            return whole && std::isfinite(value) && value >= 0
-                       ? std::string()
-                       : "expected a finite number of at least 0, got " + text;
-          },
-          "NONNEGATIVE"};
-}
-
-/// A whole number of 64 bits. CLI11 wraps what is negative and cuts what is too large.
-CLI::Validator seed_number() {
-  return {[](const std::string& text) {
-            std::uint64_t value = 0;
-            const char* end = text.data() + text.size();
-            const auto [last, error] = std::from_chars(text.data(), end, value);
-            return error == std::errc() && last == end
-                       ? std::string()
-                       : "expected a whole number from 0 to 2^64 - 1, got " + text;
-          },
-          ""};
-}
+constexpr const char* kAlone = "a folder that no other process writes to";
 
 void add_options(CLI::App& app, Settings& s) {
   std::vector<std::string> method_names{"all"}, preset_names;
@@ -79,18 +58,18 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--retain-authors", s.data.retain_authors, "kept; half of them shown")
       ->check(CLI::Range(2, 1'000'000))
       ->capture_default_str();
-  app.add_option("--lr", s.lr, "learning rate of the unlearning")->check(finite());
-  app.add_option("--lambda", s.lambda, "strength of the negation")->check(finite());
+  app.add_option("--lr", s.lr, "learning rate of the unlearning")->check(cli::finite());
+  app.add_option("--lambda", s.lambda, "strength of the negation")->check(cli::finite());
   app.add_option("--epochs", s.epochs, "passes over a request")->check(at_least_one);
   app.add_option("--batch", s.batch, "samples in a batch")->check(at_least_one);
   app.add_option("--retain-weight", s.retain_weight, "of the retain loss; 0: none")
-      ->check(finite());
+      ->check(cli::finite());
   app.add_option("--guard", s.guard,
                  "how far the loss on what is shown may rise over its first value, in nats a "
                  "token; past it lambda is reduced")
-      ->check(finite());
+      ->check(cli::finite());
   app.add_option("--seed", s.data.seed, "of data, model and batches")
-      ->check(seed_number())
+      ->check(cli::whole_number())
       ->capture_default_str();
   app.add_option("--threads", s.threads, "0: LibTorch's own choice")
       ->check(CLI::Range(0, 1024))
@@ -104,39 +83,63 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(at_least_one)
       ->capture_default_str();
   app.add_option("--train-lr", s.base.lr, "learning rate of that")
-      ->check(finite())
+      ->check(cli::finite())
       ->capture_default_str();
   app.add_option("--vocabulary", s.base.vocabulary, "subword pieces")
       ->check(CLI::Range(static_cast<int>(Tokenizer::kMinPieces), 1'000'000))
       ->capture_default_str();
 }
 
+/// All that decides the result, but for the trained model.
+Json config_of(const Settings& settings, const MethodEntry& method, const std::string& texts) {
+  Json config =
+      to_json(settings, method.name, strength_of(method, settings), at::get_num_threads());
+  config["hash_of_texts"] = texts;
+  return config;
+}
+
 /// A resumed run must be the run that was interrupted.
 void check_config(const std::filesystem::path& path, const Json& config, bool resume) {
-  if (resume && std::filesystem::exists(path)) {
-    const Json before = Json::parse(detail::read_text(path), nullptr, false);
-    for (const auto& [key, value] : config.items()) {
-      if (before.value(key, Json()) != value) {
-        data_error("--resume with the settings of the interrupted run, " + key + " " +
-                       before.value(key, Json()).dump(),
-                   value.dump(), path.string());
-      }
-    }
-  }
+  if (resume) require_same(path, config, "--resume with the settings of the interrupted run");
   write_json(path, config);
+}
+
+/// The same before the model is trained, as far as it can be told.
+void check_before_training(const std::filesystem::path& path, Json config) {
+  if (!std::filesystem::exists(path)) return;
+  config["hash_of_model"] = read_object(path).value("hash_of_model", Json());
+  require_same(path, config, "--resume with the settings of the interrupted run");
+}
+
+/// A file for checkpoints must be nothing else: it is written over, and goes with the last request.
+void check_checkpoint(const std::filesystem::path& path) {
+  const alkn::io::AtomicFile probe(path);  // can be written, and is no pipe or device
+  if (!std::filesystem::exists(path)) return;
+  bool is_checkpoint = false;
+  try {
+    is_checkpoint = alkn::io::SafetensorsFile(path).metadata().contains("alkn.checkpoint");
+  } catch (const std::runtime_error&) {
+  }
+  if (!is_checkpoint) data_error("a checkpoint, or no file yet", "another file", path.string());
 }
 
 /// Runs methods from one trained model.
 class Comparison {
  public:
-  Comparison(const Settings& settings, Trained trained)
+  /// @param texts a number for all texts of the data
+  Comparison(const Settings& settings, Trained trained, std::string texts)
       : settings_(settings),
         trained_(std::move(trained)),
+        texts_hash_(std::move(texts)),
         before_(evaluate_all(*trained_.model, trained_.data)),
         trained_loss_(mean_loss(*trained_.model, trained_.data.shown)) {
+    TextHash hash;
     for (const at::Tensor& parameter : trained_.model->parameters()) {
       weights_.push_back(parameter.detach().clone());
+      hash.add({static_cast<const char*>(weights_.back().const_data_ptr()),
+                static_cast<std::size_t>(weights_.back().nbytes())});
     }
+    model_hash_ = hash.text();
   }
 
   /// Returns false if it was interrupted.
@@ -144,10 +147,11 @@ class Comparison {
     const at::AutoGradMode with_grad(true);
     restore_weights();
     prepare_folder(folder);
+    std::optional<alkn::io::FileLock> lock;
+    if (folder != settings_.out) lock_path(lock, folder / "run", kAlone);
     const Strength strength = strength_of(method, settings_);
-    check_config(folder / "config.json",
-                 to_json(settings_, method.name, strength, at::get_num_threads()),
-                 settings_.resume);
+    const Json config = full_config(method);
+    check_config(folder / "config.json", config, settings_.resume);
     for (const char* result : {"summary.json", "model.safetensors"}) {
       std::filesystem::remove(folder / result);  // of an earlier run: this one has yet to finish
     }
@@ -171,7 +175,8 @@ class Comparison {
                 print_request(task, trained_.data.requests[static_cast<std::size_t>(task)].name,
                               row);
               }
-            }};
+            },
+            identity_of(config)};
     if (details) {
       fmt::print("\n{}: lr {:g}, {} epochs, batch {}\n", method.title, strength.lr, strength.epochs,
                  strength.batch);
@@ -194,13 +199,13 @@ class Comparison {
     if (!settings_.resume || !std::filesystem::exists(folder / "summary.json")) {
       return false;
     }
-    check_config(
-        folder / "config.json",
-        to_json(settings_, method.name, strength_of(method, settings_), at::get_num_threads()),
-        true);
-    const Json saved = Json::parse(detail::read_text(folder / "summary.json"));
-    rows_.push_back({method.title, probabilities_from(saved["after"]),
-                     saved["fraction_trained"].get<double>(), saved["seconds"].get<double>()});
+    check_config(folder / "config.json", full_config(method), true);
+    const auto path = folder / "summary.json";
+    const Json saved = read_object(path);
+    rows_.push_back({method.title,
+                     probabilities_from(field<Json>(saved, "after", path.string()), path.string()),
+                     field<double>(saved, "fraction_trained", path.string()),
+                     field<double>(saved, "seconds", path.string())});
     return true;
   }
 
@@ -221,6 +226,19 @@ class Comparison {
   }
 
  private:
+  /// All that decides the result.
+  [[nodiscard]] Json full_config(const MethodEntry& method) const {
+    Json config = config_of(settings_, method, texts_hash_);
+    config["hash_of_model"] = model_hash_;
+    return config;
+  }
+
+  static std::int64_t identity_of(const Json& config) {
+    TextHash hash;
+    hash.add(config.dump());
+    return static_cast<std::int64_t>(hash.value());
+  }
+
   void restore_weights() {
     const at::NoGradGuard no_grad;
     const auto parameters = trained_.model->parameters();
@@ -244,6 +262,7 @@ class Comparison {
 
   const Settings& settings_;
   Trained trained_;
+  std::string texts_hash_, model_hash_;
   Probabilities before_;
   double trained_loss_;
   std::vector<at::Tensor> weights_;
@@ -258,9 +277,27 @@ int run(Settings settings) {
   prepare_folder(settings.out);
   const std::filesystem::path cache = settings.cache.empty() ? settings.out : settings.cache;
   prepare_folder(cache);
-  catch_interrupts();
+  std::optional<alkn::io::FileLock> out_lock, checkpoint_lock;
+  lock_path(out_lock, settings.out / "run", kAlone);
+  if (!settings.checkpoint.empty()) {
+    check_checkpoint(settings.checkpoint);
+    lock_path(checkpoint_lock, settings.checkpoint, "a checkpoint that no other process writes");
+  }
 
   const DataSet data = load_data(settings.data);
+  TextHash texts;
+  texts.add(data);
+  const bool all = settings.method == "all";
+  const auto folder_of = [&](const MethodEntry& method) {
+    return all ? settings.out / method.name : settings.out;
+  };
+  for (const MethodEntry& method : methods()) {
+    if (settings.resume && (all || settings.method == method.name)) {
+      check_before_training(folder_of(method) / "config.json",
+                            config_of(settings, method, texts.text()));
+    }
+  }
+  catch_interrupts();  // until here a signal ends the program at once: nothing is lost
   fmt::print("data: {}, {} requests\n", data.name, data.requests.size());
   auto trained = train_or_load(data, settings, cache);
   if (!trained) {
@@ -272,13 +309,15 @@ int run(Settings settings) {
              trained->tokenizer.size(),
              trained->reused ? std::string("trained before")
                              : fmt::format("trained in {:.0f} s", trained->seconds));
-  Comparison comparison(settings, std::move(*trained));
-  const bool all = settings.method == "all";
+  if (const std::int64_t cut = trained->data.num_cut(); cut > 0) {
+    fmt::print("note: {} answers are too long for the model and lose their ends\n", cut);
+  }
+  Comparison comparison(settings, std::move(*trained), texts.text());
   for (const MethodEntry& method : methods()) {
     if (!all && settings.method != method.name) {
       continue;
     }
-    const auto folder = all ? settings.out / method.name : settings.out;
+    const auto folder = folder_of(method);
     const bool details = !all || method.name == methods().front().name;
     if (!(all && comparison.reuse(method, folder)) && !comparison.run(method, folder, details)) {
       return kInterrupted;

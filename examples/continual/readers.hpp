@@ -5,10 +5,9 @@
 #include <cctype>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
-#include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -22,48 +21,76 @@ namespace detail {
 
 namespace fs = std::filesystem;
 
-inline std::string read_text(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream || fs::is_directory(path)) {
-    data_error("a readable file", "none", path.string());
+/// The first byte that is no blank: white space of Unicode, and what has no width.
+inline std::size_t first_visible(const std::string& text) {
+  constexpr std::string_view kBlanks[] = {" ",
+                                          "\t",
+                                          "\r",
+                                          "\n",
+                                          "\v",
+                                          "\f",
+                                          "\xC2\x85",
+                                          "\xC2\xA0",
+                                          "\xC2\xAD",  // NEL, NBSP
+                                          "\xE1\x9A\x80",
+                                          "\xE1\xA0\x8E",
+                                          "\xE2\x80\xA8",
+                                          "\xE2\x80\xA9",
+                                          "\xE2\x80\xAF",
+                                          "\xE2\x81\x9F",
+                                          "\xE2\x81\xA0",
+                                          "\xE3\x80\x80",
+                                          "\xEF\xBB\xBF"};
+  constexpr std::string_view kFirst = "\xE2\x80\x80", kLast = "\xE2\x80\x8F";  // U+2000 to U+200F
+  for (std::size_t at = 0; at < text.size();) {
+    const std::string_view rest = std::string_view(text).substr(at);
+    if (rest.substr(0, 3) >= kFirst && rest.substr(0, 3) <= kLast) {
+      at += 3;
+      continue;
+    }
+    const auto* blank = std::find_if(std::begin(kBlanks), std::end(kBlanks), [&](auto candidate) {
+      return rest.substr(0, candidate.size()) == candidate;
+    });
+    if (blank == std::end(kBlanks)) return at;
+    at += blank->size();
   }
-  std::ostringstream text;
-  text << stream.rdbuf();
-  if (stream.bad()) {
-    data_error("a readable file", "a read error", path.string());
-  }
-  return text.str();
+  return std::string::npos;
 }
 
 /// The value of `key` in a JSON object, as text that is not empty.
 inline std::string text_of(const Json& object, const char* key, const std::string& where) {
   if (!object.is_object() || !object.contains(key) || !object[key].is_string()) {
-    data_error("an object with the text \"" + std::string(key) + "\"", object.dump(), where);
+    data_error("an object with the text \"" + std::string(key) + "\"", alkn::io::shown(object),
+               where);
   }
   auto text = object[key].get<std::string>();
-  if (text.find_first_not_of(" \t\r\n") == std::string::npos) {
-    data_error("a text in \"" + std::string(key) + "\"", "an empty one", where);
+  if (first_visible(text) == std::string::npos) {
+    data_error("a text in \"" + std::string(key) + "\"",
+               text.empty() ? "an empty one" : "blanks alone", where);
   }
   return text;
 }
 
-inline std::string at_line(const fs::path& path, std::int64_t line) {
-  return path.string() + ", line " + std::to_string(line);
+/// The lines of a text, without what ends them.
+inline std::vector<std::string_view> lines_of(std::string_view text) {
+  std::vector<std::string_view> lines;
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find('\n'), text.size());
+    lines.push_back(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return lines;
 }
 
 /// One JSON value a line; blank lines are skipped. Also returns the number of each one's line.
 inline std::vector<std::pair<Json, std::int64_t>> read_json_lines(const fs::path& path) {
-  std::istringstream text(read_text(path));
+  const std::string text = read_text(path);
   std::vector<std::pair<Json, std::int64_t>> values;
-  std::string line;
-  for (std::int64_t number = 1; std::getline(text, line); ++number) {
-    if (line.find_first_not_of(" \t\r") == std::string::npos) {
-      continue;
-    }
-    try {
-      values.emplace_back(Json::parse(line), number);
-    } catch (const Json::exception&) {
-      data_error("a JSON object", "\"" + line.substr(0, 60) + "\"", at_line(path, number));
+  std::int64_t number = 0;
+  for (const std::string_view line : lines_of(text)) {
+    ++number;
+    if (line.find_first_not_of(" \t\r") != std::string_view::npos) {
+      values.emplace_back(parse_json(std::string(line), path, number), number);
     }
   }
   if (values.empty()) {
@@ -76,7 +103,7 @@ inline std::vector<Pair> read_pairs(const fs::path& path, const char* question_k
   std::vector<Pair> pairs;
   for (const auto& [value, line] : read_json_lines(path)) {
     const std::string where = at_line(path, line);
-    pairs.push_back({text_of(value, question_key, where), text_of(value, "answer", where)});
+    pairs.push_back({text_of(value, question_key, where), text_of(value, "answer", where), where});
   }
   return pairs;
 }
@@ -172,14 +199,12 @@ namespace detail {
 /// A long text as paragraphs; the tokenizer's trainer and the chunker want no endless lines.
 inline std::vector<Pair> paragraphs(const std::string& text) {
   std::vector<Pair> parts;
-  std::istringstream lines(text);
-  std::string line;
-  while (std::getline(lines, line)) {
+  for (std::string_view line : lines_of(text)) {
     while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back())) != 0) {
-      line.pop_back();
+      line.remove_suffix(1);
     }
-    if (!line.empty()) {
-      parts.push_back({"", line});
+    if (first_visible(std::string(line)) != std::string::npos) {
+      parts.push_back({"", std::string(line)});
     }
   }
   return parts;
@@ -200,17 +225,7 @@ inline std::vector<Pair> read_news(const fs::path& path) {
   const std::string text = read_text(path);
   const std::size_t first = text.find_first_not_of(" \t\r\n");
   if (first != std::string::npos && text[first] == '[') {
-    Json list;
-    try {
-      list = Json::parse(text);
-    } catch (const Json::parse_error& error) {
-      const auto line =
-          1 +
-          std::count(text.begin(),
-                     text.begin() + static_cast<std::ptrdiff_t>(std::min(error.byte, text.size())),
-                     '\n');
-      data_error("a JSON list", "\"" + text.substr(first, 60) + "\"", at_line(path, line));
-    }
+    Json list = parse_json(text, path);
     number_of = ", entry ";
     for (std::size_t i = 0; i < list.size(); ++i) {
       values.emplace_back(std::move(list[i]), static_cast<std::int64_t>(i) + 1);

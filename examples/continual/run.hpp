@@ -40,6 +40,7 @@ struct Run {
   MetricsFile& metrics;
   double trained_loss;  ///< on what is shown, before the first request
   std::function<void(std::int64_t, const TaskRow&)> on_row;  ///< after each request
+  std::int64_t identity = 0;  ///< of all that decides the result; a checkpoint must have the same
 
   // What an experiment looks into; each may be empty.
   std::function<Probabilities(std::int64_t task)> measure = {};  ///< in place of `evaluate`
@@ -102,14 +103,14 @@ inline Json task_line(const alkn::TaskReport& report, const TaskRow& row) {
   return line;
 }
 
-/// The row that an earlier, interrupted run wrote.
-inline TaskRow row_of(const Json& line) {
+/// The row that an earlier, interrupted run wrote. Throws std::runtime_error for another line.
+inline TaskRow row_of(const MetricsFile::Line& line) {
   TaskRow row;
-  row.probabilities = probabilities_from(line);
-  row.fraction_trained = line["fraction_trained"].get<double>();
-  row.lambda = line["lambda"].get<double>();
-  row.lambda_reduced = line["lambda_reduced"].get<bool>();
-  row.seconds = line["seconds"].get<double>();
+  row.probabilities = probabilities_from(line.value, line.where);
+  row.fraction_trained = field<double>(line.value, "fraction_trained", line.where);
+  row.lambda = field<double>(line.value, "lambda", line.where);
+  row.lambda_reduced = field<bool>(line.value, "lambda_reduced", line.where);
+  row.seconds = field<double>(line.value, "seconds", line.where);
   return row;
 }
 

@@ -2,17 +2,22 @@
 #pragma once
 
 #include <c10/util/StringUtil.h>
+#include <fcntl.h>
+#include <unistd.h>
 #include <alkn/io/atomic_file.hpp>
+#include <alkn/io/file_lock.hpp>
+#include <alkn/io/input_file.hpp>
 #include <alkn/io/tensors.hpp>
 
 #include <cerrno>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -21,6 +26,7 @@
 #include "continual/evaluate.hpp"
 #include "continual/json.hpp"
 #include "continual/model.hpp"
+#include "continual/readers.hpp"
 
 namespace continual {
 
@@ -32,14 +38,41 @@ inline Json to_json(const Probabilities& p) {
           {"unseen", number(p.unseen)}};
 }
 
-/// The inverse.
-inline Probabilities probabilities_from(const Json& json) {
+/// The inverse. Throws std::runtime_error for an object of another kind.
+inline Probabilities probabilities_from(const Json& json, const std::string& where) {
   const auto value = [&](const char* key) {
-    return json.at(key).is_null() ? std::numeric_limits<double>::quiet_NaN()
-                                  : json.at(key).get<double>();
+    return field<Json>(json, key, where).is_null() ? std::numeric_limits<double>::quiet_NaN()
+                                                   : field<double>(json, key, where);
   };
   return {value("forgotten"), value("earlier"), value("rephrased"), value("shown"),
           value("unseen")};
+}
+
+/// Keeps other processes from a path. Throws std::runtime_error with the number of one that has it.
+inline void lock_path(std::optional<alkn::io::FileLock>& lock, const std::filesystem::path& path,
+                      const std::string& expected) {
+  try {
+    lock.emplace(path);
+  } catch (const alkn::io::Unexpected& error) {
+    data_error(expected, error.got, path.string());
+  }
+}
+
+/// Compares config.json of an earlier run, where there is one, with what is asked now.
+/// Throws std::runtime_error that names the first key that differs.
+inline void require_same(const std::filesystem::path& path, const Json& now,
+                         const std::string& expected) {
+  if (!std::filesystem::exists(path)) return;
+  const Json before = read_object(path);
+  Json all = before;
+  all.update(now);
+  for (const auto& [key, value] : all.items()) {
+    const Json was = before.value(key, Json()), is = now.value(key, Json());
+    if (was != is) {
+      data_error(expected + ", " + alkn::io::printable(key) + " " + alkn::io::shown(was),
+                 alkn::io::shown(is), path.string());
+    }
+  }
 }
 
 /// Makes the folder and proves that it can be written to.
@@ -50,55 +83,79 @@ inline void prepare_folder(const std::filesystem::path& folder) {
   if (error || !std::filesystem::is_directory(folder)) {
     data_error("a folder that can be made", error ? error.message() : "a file", folder.string());
   }
-  const auto probe = folder / ".probe";
-  alkn::io::write_file(probe, "");
-  std::filesystem::remove(probe);
+  const alkn::io::AtomicFile probe(folder / ".probe");  // goes without having had its name
 }
 
 /// metrics.jsonl: one line a step and a task, handed to the system before the next step.
 class MetricsFile {
  public:
+  /// A line of an earlier run, and its place.
+  struct Line {
+    Json value;
+    std::string where;
+  };
+
   /// @param resume whether lines of an earlier run may be kept
+  /// Throws std::runtime_error, with file and line, for lines that no run wrote; what a killed one
+  /// has half-written, at the end, is left out.
   MetricsFile(std::filesystem::path path, bool resume) : path_(std::move(path)) {
-    std::ifstream old(path_);
-    for (std::string line; resume && std::getline(old, line);) {
-      Json value = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-      if (value.is_object()) {
-        lines_.push_back(std::move(value));
-      }
+    if (!resume || !std::filesystem::exists(path_)) return;
+    const std::string text = read_text(path_);
+    const std::string_view whole = std::string_view(text).substr(0, text.rfind('\n') + 1);
+    std::int64_t number = 0;
+    for (const std::string_view line : detail::lines_of(whole)) {
+      const std::string where = at_line(path_, ++number);
+      Json value = parse_json(std::string(line), path_, number);
+      const auto kind = field<std::string>(value, "kind", where);
+      if (kind != "step" && kind != "task") data_error("a line of a step or a task", kind, where);
+      field<std::int64_t>(value, "task", where);
+      if (kind == "step") field<std::int64_t>(value, "step", where);
+      lines_.push_back({std::move(value), where});
     }
   }
 
   /// Begins to write, after those lines of the earlier run that `kept` accepts.
   void start(const std::function<bool(const Json&)>& kept) {
-    std::erase_if(lines_, [&](const Json& line) { return !kept(line); });
+    std::erase_if(lines_, [&](const Line& line) { return !kept(line.value); });
     std::string text;
-    for (const Json& line : lines_) {
-      text += line.dump() + "\n";
+    for (const Line& line : lines_) {
+      text += line.value.dump() + "\n";
     }
     alkn::io::write_file(path_, text);
-    stream_.open(path_, std::ios::app);
-    check();
+    file_ = alkn::io::Descriptor::open(path_, O_WRONLY | O_APPEND);
+    if (!file_) fail();
   }
 
   void append(const Json& line) {
-    stream_ << line.dump() << '\n' << std::flush;
-    check();
-  }
-
-  /// The lines that were kept.
-  [[nodiscard]] const std::vector<Json>& lines() const { return lines_; }
-
- private:
-  void check() const {
-    if (!stream_) {
-      data_error("room for another line", std::generic_category().message(errno), path_.string());
+    const std::string text = line.dump() + "\n";
+    for (std::size_t done = 0; done < text.size();) {
+      const ::ssize_t size = ::write(file_.number(), text.data() + done, text.size() - done);
+      if (size < 0 && errno == EINTR) continue;
+      if (size <= 0) fail();
+      done += static_cast<std::size_t>(size);
     }
   }
 
+  /// Onto the disk: what a checkpoint counts on must be there when it is.
+  void flush() {
+    while (::fsync(file_.number()) != 0) {
+      if (errno != EINTR) fail();
+    }
+  }
+
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+  /// The lines that were kept.
+  [[nodiscard]] const std::vector<Line>& lines() const { return lines_; }
+
+ private:
+  [[noreturn]] void fail() const {
+    data_error("room for another line", std::generic_category().message(errno), path_.string());
+  }
+
   std::filesystem::path path_;
-  std::ofstream stream_;
-  std::vector<Json> lines_;
+  alkn::io::Descriptor file_;
+  std::vector<Line> lines_;
 };
 
 inline void write_json(const std::filesystem::path& path, const Json& json) {

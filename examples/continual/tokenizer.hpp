@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -25,36 +26,42 @@ class Tokenizer {
 
   static constexpr std::int64_t kMinPieces = 270;  ///< 256 bytes, the special ones, some letters
 
-  /// Trains a vocabulary of `num_pieces` pieces on `texts`, or of fewer where they do not hold so
-  /// many. Deterministic: one thread. Throws std::runtime_error.
+  /// Trains a vocabulary of `num_pieces` pieces on `texts`, or of as many as they hold where those
+  /// are fewer. Long texts are cut for it. Deterministic: one thread. Throws std::runtime_error.
   static Tokenizer train(const std::vector<std::string>& texts, std::int64_t num_pieces) {
-    std::unordered_map<std::string, std::string> options{{"model_type", "bpe"},
-                                                         {"character_coverage", "1.0"},
-                                                         {"byte_fallback", "true"},
-                                                         {"normalization_rule_name", "identity"},
-                                                         {"remove_extra_whitespaces", "false"},
-                                                         {"split_digits", "true"},
-                                                         {"unk_id", "0"},
-                                                         {"bos_id", "1"},
-                                                         {"eos_id", "2"},
-                                                         {"pad_id", "3"},
-                                                         {"control_symbols", "<answer>"},
-                                                         {"max_sentence_length", "1000000"},
-                                                         {"num_threads", "1"},
-                                                         {"minloglevel", "2"}};
+    std::unordered_map<std::string, std::string> options{
+        {"model_type", "bpe"},
+        {"character_coverage", "1.0"},
+        {"byte_fallback", "true"},
+        {"normalization_rule_name", "identity"},
+        {"remove_extra_whitespaces", "false"},
+        {"split_digits", "true"},
+        {"unk_id", "0"},
+        {"bos_id", "1"},
+        {"eos_id", "2"},
+        {"pad_id", "3"},
+        {"control_symbols", "<answer>"},
+        {"max_sentence_length", std::to_string(kMaxSentence)},
+        {"num_threads", "1"},
+        {"minloglevel", "2"}};
+    const std::vector<std::string> sentences = sentences_of(texts);
     std::string model;
-    constexpr std::int64_t kStep = 8;  // the library does not say how many there are
-    for (;; num_pieces -= num_pieces / kStep) {
-      Texts sentences(texts);
-      options["vocab_size"] = std::to_string(num_pieces);
-      const auto status = sentencepiece::SentencePieceTrainer::Train(options, &sentences, &model);
-      if (status.ok()) {
-        return Tokenizer(std::move(model));
-      }
-      if (num_pieces - num_pieces / kStep < kMinPieces) {
-        check(status);
+    const auto try_to = [&](std::int64_t pieces) {
+      Texts walk(sentences);
+      options["vocab_size"] = std::to_string(pieces);
+      return sentencepiece::SentencePieceTrainer::Train(options, &walk, &model);
+    };
+    auto status = try_to(num_pieces);
+    if (!status.ok()) {
+      // Where there are fewer, only its message says how many.
+      const std::string message = status.ToString();
+      constexpr std::string_view kBefore = "Please set it to a value <= ";
+      if (const auto at = message.find(kBefore); at != std::string::npos) {
+        status = try_to(std::strtoll(message.c_str() + at + kBefore.size(), nullptr, 10));
       }
     }
+    check(status);
+    return Tokenizer(std::move(model));
   }
 
   /// From `model()` of another one. Throws std::runtime_error if it is damaged.
@@ -85,6 +92,36 @@ class Tokenizer {
   }
 
  private:
+  static constexpr std::size_t kMaxSentence =
+      1'000'000;  ///< bytes; longer ones are not learned from
+
+  /// The texts without what the trainer would leave out: longer ones are cut, at a blank where
+  /// there is one; U+2585, which it keeps for itself, becomes a blank.
+  static std::vector<std::string> sentences_of(const std::vector<std::string>& texts) {
+    std::vector<std::string> sentences;
+    for (std::string text : texts) {
+      constexpr std::string_view kReserved = "\xE2\x96\x85";
+      for (auto at = text.find(kReserved); at != std::string::npos; at = text.find(kReserved, at)) {
+        text.replace(at, kReserved.size(), " ");
+      }
+      std::string_view rest = text;
+      while (rest.size() > kMaxSentence) {
+        std::size_t end = rest.rfind(' ', kMaxSentence);
+        if (end == std::string_view::npos || end == 0) {
+          end = kMaxSentence;  // between two characters of UTF-8
+          while (end > kMaxSentence - 4 &&
+                 (static_cast<unsigned char>(rest[end]) & 0xC0U) == 0x80) {
+            --end;
+          }
+        }
+        sentences.emplace_back(rest.substr(0, end));
+        rest.remove_prefix(end);
+      }
+      sentences.emplace_back(rest);
+    }
+    return sentences;
+  }
+
   /// The texts, as the trainer wants to walk over them.
   class Texts : public sentencepiece::SentenceIterator {
    public:

@@ -1,13 +1,16 @@
 // The loop: any method, any model, one request after another. This is the part to copy.
 #pragma once
 
+#include <ATen/ops/full.h>
 #include <alkn/alkn.hpp>
 #include <alkn/continual/checkpoint.hpp>
+#include <alkn/io/atomic_file.hpp>
 
 #include <cstdint>
 #include <filesystem>
 #include <iterator>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -46,7 +49,7 @@ class Unlearning {
       task.reset();
       finish(report, watch);
     }
-    std::filesystem::remove(run_.checkpoint);
+    alkn::io::remove_file(run_.checkpoint);
     return std::move(rows_);
   }
 
@@ -130,7 +133,7 @@ class Unlearning {
       run_.metrics.append(line);
       progress.step(fmt::format("loss {:.3f}", forget_loss));
       if (interrupted()) {
-        alkn::save_checkpoint(run_.checkpoint, unlearner_);
+        save();
         return false;
       }
     }
@@ -158,16 +161,29 @@ class Unlearning {
         run_.measure ? run_.measure(report.task)
                      : evaluate(run_.model, run_.data, static_cast<std::size_t>(report.task));
     run_.metrics.append(task_line(report, row));
-    alkn::save_checkpoint(run_.checkpoint, unlearner_);
+    save();
     run_.on_row(report.task, row);
     rows_.push_back(row);
   }
 
-  /// Takes up the checkpoint, if there is one and it was asked for.
+  void save() {
+    run_.metrics.flush();
+    alkn::save_checkpoint(run_.checkpoint, unlearner_,
+                          {{kIdentity, at::full({1}, run_.identity, at::kLong)}});
+  }
+
+  /// Takes up the checkpoint, if there is one and it was asked for; else the one of an earlier run
+  /// goes, which a later --resume must not take for this one's.
   std::optional<TaskType> resume() {
     std::optional<TaskType> task;
+    if (!run_.settings.resume) alkn::io::remove_file(run_.checkpoint);
     if (run_.settings.resume && std::filesystem::exists(run_.checkpoint)) {
-      auto loaded = alkn::load_checkpoint(run_.checkpoint, unlearner_);
+      const at::Tensor identity = at::full({1}, 0, at::kLong);
+      auto loaded = alkn::load_checkpoint(run_.checkpoint, unlearner_, {{kIdentity, identity}});
+      if (identity.item<std::int64_t>() != run_.identity) {
+        data_error("a checkpoint of this run", "one of a run with other inputs",
+                   run_.checkpoint.string());
+      }
       if (loaded) {
         task.emplace(std::move(*loaded));
         steps_done_ = unlearner_.last_step().step + 1;
@@ -177,19 +193,25 @@ class Unlearning {
       }
     }
     run_.metrics.start([&](const Json& line) {
-      const auto t = line.value("task", std::int64_t{0});
-      return t < unlearner_.num_tasks() ||
-             (t == unlearner_.num_tasks() && line.value("step", steps_done_) < steps_done_);
+      const auto t = line["task"].get<std::int64_t>();
+      return t < unlearner_.num_tasks() || (t == unlearner_.num_tasks() && line["kind"] == "step" &&
+                                            line["step"].get<std::int64_t>() < steps_done_);
     });
-    for (const Json& line : run_.metrics.lines()) {
-      if (line["kind"] == "task") {
+    for (const MetricsFile::Line& line : run_.metrics.lines()) {
+      if (field<std::string>(line.value, "kind", line.where) == "task") {
         rows_.push_back(row_of(line));
-        run_.on_row(line["task"].get<std::int64_t>(), rows_.back());
+        run_.on_row(field<std::int64_t>(line.value, "task", line.where), rows_.back());
       }
+    }
+    if (std::ssize(rows_) != unlearner_.num_tasks()) {
+      data_error("a line for each of the " + std::to_string(unlearner_.num_tasks()) +
+                     " requests that are done",
+                 std::to_string(rows_.size()), run_.metrics.path().string());
     }
     return task;
   }
 
+  static constexpr const char* kIdentity = "trainer.identity";
   static constexpr std::uint64_t kForgetBatches = 1, kRetainBatches = 2;
 
   const Run& run_;

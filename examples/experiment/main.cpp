@@ -14,6 +14,7 @@
 #include <system_error>
 #include <vector>
 
+#include "cli/numbers.hpp"
 #include "experiment/seed_run.hpp"
 
 namespace experiment {
@@ -32,8 +33,10 @@ void add_options(CLI::App& app, Settings& s) {
       ->capture_default_str();
   app.add_option("--methods", s.methods, "which ones")->check(CLI::IsMember(names));
   app.add_option("--seeds", s.seeds, "each with models, authors and order of requests of its own")
+      ->check(cli::whole_number())
       ->capture_default_str();
-  app.add_option("--only-seed", s.only_seed, "run this one of the seeds, beside another process");
+  app.add_option("--only-seed", s.only_seed, "run this one of the seeds, beside another process")
+      ->check(cli::whole_number());
   app.add_option("--runs", s.runs, "of each method and seed, along its axis of strength")
       ->check(CLI::Range(2, 1000))
       ->capture_default_str();
@@ -105,16 +108,7 @@ void write_results(const Settings& s) {
 void check_configuration(const Settings& s) {
   const fs::path path = s.out / "config.json";
   const Json now = configuration(s);
-  if (fs::exists(path)) {
-    const Json before = Json::parse(continual::detail::read_text(path), nullptr, false);
-    for (const auto& [key, value] : now.items()) {
-      if (before.value(key, Json()) != value) {
-        continual::data_error("the configuration of the runs in this folder, " + key + " " +
-                                  before.value(key, Json()).dump(),
-                              value.dump(), path.string());
-      }
-    }
-  }
+  continual::require_same(path, now, "the configuration of the runs in this folder");
   continual::write_json(path, now);
 }
 

@@ -61,6 +61,11 @@ class SeedRun {
     for (const char* part : {"runs", "models", "points", "by-task", "logs"}) {
       continual::prepare_folder(folder_ / part);
     }
+    continual::lock_path(lock_, folder_ / "run", "a folder that no other process writes to");
+    const Json inputs{{"hash_of_texts", hash_of(world_)}};
+    continual::require_same(folder_ / "inputs.json", inputs,
+                            "the texts of the runs in this folder");
+    continual::write_json(folder_ / "inputs.json", inputs);
   }
 
   /// Trains what is not there, and measures base and gold.
@@ -98,7 +103,7 @@ class SeedRun {
             rounded(points.empty() ? method.strength.lr : next_strength(points, settings_.levels));
         continual::write_json(path, run(method, strength, k));
       }
-      points.push_back(point_of(read_json(path)));
+      points.push_back(point_of(path));
     }
     // Only the runs nearest to the levels are looked at again.
     const std::set<std::int64_t> wanted = chosen(points);
@@ -150,7 +155,7 @@ class SeedRun {
       return nullptr;
     }
     Json entry = read_json(folder / "models.json");
-    Json examples = std::move(entry["examples"]);
+    Json examples = list_of(entry, "examples", folder / "models.json");
     entry.erase("examples");
     entry["runs"] = Json::array();
     for (const std::string& name : settings.methods) {
@@ -165,10 +170,11 @@ class SeedRun {
         }
         if (fs::exists(folder / "by-task" / file)) {
           Json inspected = read_json(folder / "by-task" / file);
+          const Json answers = list_of(inspected, "answers", folder / "by-task" / file);
           for (std::size_t i = 0; i < examples.size(); ++i) {
             examples[i]["unlearned"].push_back({{"method", name},
                                                 {"strength", run["strength"]},
-                                                {"answer", inspected["answers"][i]}});
+                                                {"answer", i < answers.size() ? answers[i] : ""}});
           }
           inspected.erase("answers");
           run.update(inspected);
@@ -185,13 +191,28 @@ class SeedRun {
  private:
   using Weights = std::vector<at::Tensor>;
 
-  static Json read_json(const fs::path& path) {
-    return Json::parse(continual::detail::read_text(path));
+  static Json read_json(const fs::path& path) { return continual::read_object(path); }
+
+  /// What a file has as a list. Throws std::runtime_error where it has none.
+  static Json list_of(const Json& object, const char* key, const fs::path& path) {
+    Json list = continual::field<Json>(object, key, path.string());
+    if (!list.is_array()) {
+      continual::data_error("a list \"" + std::string(key) + "\"", alkn::io::shown(list),
+                            path.string());
+    }
+    return list;
   }
 
-  static AxisPoint point_of(const Json& run) {
-    const Json& forgotten = run["probability"]["forgotten"];
-    return {run["strength"].get<double>(), forgotten.is_null() ? 0.0 : forgotten.get<double>()};
+  /// Of a file in `runs`. Throws std::runtime_error where it is none.
+  static AxisPoint point_of(const fs::path& path) {
+    using continual::field;
+    const Json run = read_json(path);
+    const std::string where = path.string();
+    const auto probability = field<Json>(run, "probability", where);
+    return {field<double>(run, "strength", where),
+            field<Json>(probability, "forgotten", where).is_null()
+                ? 0.0
+                : field<double>(probability, "forgotten", where)};
   }
 
   /// Three digits: what is written is what was run.
@@ -202,7 +223,7 @@ class SeedRun {
   [[nodiscard]] std::vector<AxisPoint> sweep_points(const Arm& method) const {
     std::vector<AxisPoint> points;
     for (std::int64_t k = 0; k < settings_.runs; ++k) {
-      points.push_back(point_of(read_json(run_path(method, k))));
+      points.push_back(point_of(run_path(method, k)));
     }
     return points;
   }
@@ -468,6 +489,7 @@ class SeedRun {
   const Settings& settings_;
   std::uint64_t seed_;
   fs::path folder_;
+  std::optional<alkn::io::FileLock> lock_;
   World world_;
   std::optional<continual::Tokenizer> tokenizer_;
   std::shared_ptr<continual::Transformer> net_;

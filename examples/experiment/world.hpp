@@ -108,7 +108,7 @@ inline std::map<std::string, Perturbed> read_perturbed(const std::filesystem::pa
   using continual::detail::text_of;
   std::map<std::string, Perturbed> all;
   for (const auto& [value, line] : continual::detail::read_json_lines(path)) {
-    const std::string where = continual::detail::at_line(path, line);
+    const std::string where = continual::at_line(path, line);
     Perturbed entry;
     const std::string question = text_of(value, "question", where);
     entry.question = rephrased ? text_of(value, "paraphrased_question", where) : question;
@@ -118,6 +118,9 @@ inline std::map<std::string, Perturbed> read_perturbed(const std::filesystem::pa
       continual::data_error("a list in \"perturbed_answer\"", "none", where);
     }
     for (const auto& wrong : value["perturbed_answer"]) {
+      if (!wrong.is_string()) {
+        continual::data_error("texts in \"perturbed_answer\"", alkn::io::shown(wrong), where);
+      }
       entry.wrong.push_back(wrong.get<std::string>());
     }
     all.emplace(question, std::move(entry));
@@ -287,6 +290,32 @@ inline World make_world(const WorldSettings& settings, std::uint64_t seed) {
   world.learned.unseen = detail::pairs_of(joined({world.selection, world.unseen}));
   detail::mix(world);
   return world;
+}
+
+/// A number for all texts.
+inline std::string hash_of(const World& world) {
+  continual::TextHash hash;
+  hash.add(world.learned);
+  const auto add = [&](const QuestionSet& set) {
+    for (const Questions* questions : {&set.asked, &set.paraphrased, &set.rephrased}) {
+      hash.add(std::to_string(questions->size()));
+      for (const Question& q : *questions) {
+        hash.add(q.question);
+        hash.add(q.answer);
+      }
+    }
+    for (const auto& answers : set.wrong) {
+      hash.add(std::to_string(answers.size()));
+      for (const std::string& answer : answers) hash.add(answer);
+    }
+  };
+  for (const QuestionSet& task : world.tasks) add(task);
+  for (const QuestionSet* set : {&world.shown, &world.selection, &world.unseen, &world.held_out}) {
+    add(*set);
+  }
+  if (world.real_authors) add(*world.real_authors);
+  if (world.world_facts) add(*world.world_facts);
+  return hash.text();
 }
 
 }  // namespace experiment

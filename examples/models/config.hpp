@@ -2,9 +2,11 @@
 // refused by name because the result would differ from transformers'.
 #pragma once
 
+#include <alkn/io/input_file.hpp>
+#include <alkn/io/json.hpp>
+
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -53,7 +55,7 @@ class Fields {
   }
 
   [[nodiscard]] std::string text(const char* name) const {
-    return has(name) ? json_[name].dump() : "none";
+    return has(name) ? alkn::io::shown(json_[name]) : "none";
   }
 
   /// The first of the names that is there, or the default; none where there is no default.
@@ -217,10 +219,14 @@ inline Config read_gpt2(const Fields& fields) {
 /// Reads config.json of a folder. Throws std::runtime_error that names the field.
 inline Config read_config(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "config.json";
-  std::ifstream stream(path);
-  const Json json = Json::parse(stream, nullptr, false);
+  Json json;
   const Fields fields(json, path.string());
-  if (!stream || !json.is_object()) fields.fail("a JSON object", "another file, or none");
+  try {
+    json = alkn::io::parse_json(alkn::io::read_text(path));
+  } catch (const alkn::io::Unexpected& error) {
+    fields.fail(error.expected, error.got);
+  }
+  if (!json.is_object()) fields.fail("a JSON object", alkn::io::shown(json));
   if (fields.has("quantization_config")) {
     fields.fail("weights that are not quantized", "quantization_config");
   }

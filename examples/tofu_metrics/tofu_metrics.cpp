@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cli/numbers.hpp"
 #include "report.hpp"
 #include "tofu_log.hpp"
 
@@ -90,7 +91,9 @@ int run(int argc, char** argv) {
   app.add_option("--resamples", options.resamples, "bootstrap resamples")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
-  app.add_option("--seed", options.seed, "seed of the bootstrap")->capture_default_str();
+  app.add_option("--seed", options.seed, "seed of the bootstrap")
+      ->check(cli::whole_number())
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
 
   const tofu::Log log = tofu::read_log(log_file);

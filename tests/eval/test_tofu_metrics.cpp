@@ -325,24 +325,34 @@ TEST_CASE("a bad log is refused with file and key", "[tofu_metrics]") {
   refused(replaced("[1.5,2.4]", "[1.5,1e999]"),
           "a finite number, got 1e999 (bad.json, eval_log.json/average_perturb_loss/1/1)");
   refused(replaced(R"("rougeL_recall":{"0":1.0)", R"("rougeL_recall":{"0":1.0,"0":1.0)"),
-          "every key once, got one twice (bad.json, eval_log.json/rougeL_recall/0)");
+          "every key once, got \"0\" twice (bad.json, eval_log.json/rougeL_recall/0)");
   const std::size_t byte = good.dump().find("[1.5,2.4]") + 8;
   refused(replaced("[1.5,2.4]", "[1.5 2.4]"),
           "JSON, got \"2.4\" at byte " + std::to_string(byte) +
               " (bad.json, eval_log.json/average_perturb_loss/1/1)");
+  refused(good.dump() + " x",
+          "JSON, got \"x\" at byte " + std::to_string(good.dump().size() + 2) + " (bad.json)");
+  refused(good.dump() + std::string("\0 anything", 10),
+          "JSON, got \"\\x00\" at byte " + std::to_string(good.dump().size() + 1) + " (bad.json)");
+  refused("\xFF\xFE{}", "a text in UTF-8, got the byte-order mark of UTF-16 or UTF-32 (bad.json)");
+  refused("{\"caf\xE9\": 1}", "JSON, got \"\"caf\\xE9\"\" at byte 7 (bad.json)");
+  refused(
+      std::string(75'000, '['), "JSON of at most 64 levels, got more (bad.json, " + [] {
+        std::string path = "0";
+        for (int level = 1; level < 64; ++level) path += "/0";
+        return path;
+      }() + ")");
   refused("", "JSON, got nothing (bad.json)");
   refused(" \n", "JSON, got nothing (bad.json)");
   const std::string text = good.dump();
   const std::size_t cut = text.find(R"("1":0.9)", text.find("rougeL_recall"));
-  refused(text.substr(0, cut), "complete JSON, got the end of the file after " +
-                                   std::to_string(cut) +
+  refused(text.substr(0, cut), "complete JSON, got the end after " + std::to_string(cut) +
                                    " bytes (bad.json, eval_log.json/rougeL_recall/0)");
   for (std::size_t size = 1; size < text.size(); size += 97) {
     folder.write("bad.json", text.substr(0, size));
     const Run result = run(folder.path(), "bad.json");
     CHECK(result.status == 1);
-    CHECK(result.output.rfind("tofu_metrics: expected complete JSON, got the end of the file", 0) ==
-          0);
+    CHECK(result.output.rfind("tofu_metrics: expected complete JSON, got the end after ", 0) == 0);
     CHECK(result.output.find("bad.json") != std::string::npos);
   }
 }
@@ -351,12 +361,22 @@ TEST_CASE("files that are not there and wrong arguments", "[tofu_metrics]") {
   const Folder folder;
   folder.write("log.json", small_log().dump());
   CHECK(run(folder.path(), "absent.json").output ==
-        "tofu_metrics: expected a file that can be read, got none (absent.json)\n");
+        "tofu_metrics: expected a readable file, got none (absent.json)\n");
   CHECK(run(folder.path(), "log.json absent.json").status == 1);
   CHECK(run(folder.path(), ".").status == 1);
   CHECK(run(folder.path(), "").status != 0);
   CHECK(run(folder.path(), "log.json --resamples 0").status != 0);
   CHECK(run(folder.path(), "log.json --unknown").status != 0);
+  for (const std::string seed : {"-1", "1.5", "nan", "18446744073709551616", "1x"}) {
+    const Run result = run(folder.path(), "log.json --seed=" + seed);
+    CHECK(result.status != 0);
+    CHECK(result.output.rfind("--seed: expected a whole number from 0 to 2^64 - 1, got " + seed,
+                              0) == 0);
+  }
+  CHECK(run(folder.path(), "log.json --seed=18446744073709551615").status == 0);
+  folder.write("marked.json", "\xEF\xBB\xBF" + small_log().dump());
+  CHECK(run(folder.path(), "marked.json --json").output ==
+        run(folder.path(), "log.json --json").output);
   CHECK(run(folder.path(), "--help").status == 0);
   CHECK(run(folder.path(), "log.json", "2>&1 >/dev/full").output ==
         "tofu_metrics: expected to write the result, got an error\n");

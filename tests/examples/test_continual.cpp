@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -19,73 +18,18 @@
 #include <sstream>
 #include <string>
 #include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "catch.hpp"
+#include "trainer.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
-
-const fs::path& folder() {
-  static const struct Folder {
-    fs::path path = fs::temp_directory_path() / ("continual-e2e-" + std::to_string(::getpid()));
-    Folder() { fs::create_directories(path); }
-    ~Folder() { fs::remove_all(path); }
-    Folder(const Folder&) = delete;
-    Folder& operator=(const Folder&) = delete;
-  } kept;
-  return kept.path;
-}
-
-std::string text_of(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
-struct Result {
-  int status = 0;
-  std::string output;  ///< of both streams
-};
-
-Result run(const std::string& arguments, const std::string& before = "") {
-  const fs::path log = folder() / "log.txt";
-  const std::string command =
-      before + "'" ALKN_CONTINUAL "' " + arguments + " > '" + log.string() + "' 2>&1";
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, text_of(log)};
-}
-
-std::vector<Json> lines_of(const fs::path& path) {
-  std::ifstream stream(path);
-  std::vector<Json> lines;
-  for (std::string line; std::getline(stream, line);) {
-    lines.push_back(Json::parse(line, nullptr, false));
-  }
-  return lines;
-}
-
-/// Ctrl-C once `metrics` has so many lines. Returns the exit status.
-int interrupt(const std::string& arguments, const fs::path& metrics, std::size_t lines) {
-  const pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    const std::string command = "exec '" ALKN_CONTINUAL "' " + arguments + " > '" +
-                                (folder() / "log.txt").string() + "' 2>&1";
-    ::execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
-    ::_exit(127);
-  }
-  int status = 0;
-  while (lines_of(metrics).size() < lines && ::waitpid(child, &status, WNOHANG) == 0) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
-  REQUIRE(::kill(child, SIGINT) == 0);
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
+using trainer::folder, trainer::interrupt, trainer::lines_of, trainer::Result, trainer::run,
+    trainer::smallest, trainer::text_of;
 
 /// What the program prints where its output is a terminal.
 Result run_on_terminal(const std::string& arguments) {
@@ -158,13 +102,6 @@ std::string small(const std::string& out, const std::string& more) {
          "--threads 2 "
          "--cache '" +
          (folder() / "cache").string() + "' --out '" + (folder() / out).string() + "' " + more;
-}
-
-/// The smallest world: made up in moments, and no model learns anything in it.
-std::string smallest(const std::string& out, const std::string& more) {
-  return "--tasks 1 --authors-per-task 1 --retain-authors 2 --train-epochs 2 --threads 1 --cache "
-         "'" +
-         (folder() / "smallest").string() + "' --out '" + (folder() / out).string() + "' " + more;
 }
 
 Json json_of(const fs::path& path) { return Json::parse(text_of(path)); }
@@ -517,7 +454,7 @@ TEST_CASE("bad input is refused in one line", "[cli]") {
             empty.string() + ")\n");
   std::ofstream(empty / "forget10.json") << "{\"question\": \"q\", \"answer\": \"a\"}\n{\"quest";
   CHECK(error_of(out + "--data '" + empty.string() + "'") ==
-        "continual: expected a JSON object, got \"{\"quest\" (" +
+        "continual: expected complete JSON, got the end after 7 bytes (" +
             (empty / "forget10.json").string() + ", line 2)\n");
   std::ofstream(empty / "forget10.json") << "{\"question\": \"q\", \"answer\": \"a\"}\n";
   CHECK(error_of(out + "--data '" + empty.string() + "'") ==

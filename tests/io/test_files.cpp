@@ -334,15 +334,15 @@ TEST_CASE("a lock keeps another process out, and says which one has it", "[files
     const alkn::io::FileLock held(path);
     wait();
   });
-  CHECK(error_of(lock) == "alkn::io::FileLock: expected to be alone with " + path.string() +
+  CHECK(error_of(lock) == "alkn::io: expected to be alone with " + path.string() +
                               ", got process " + std::to_string(child));
   const alkn::io::FileLock other(folder.file("other"));
   kill_and_wait(child);
   CHECK(error_of(lock) == "no error");  // what was killed holds nothing
   CHECK(folder.num_files() == 1);       // other's
   CHECK(error_of([&] { alkn::io::FileLock held(folder.file("none") / "run"); }) ==
-        "alkn::io::FileLock: expected a writable folder for " +
-            (folder.file("none") / "run").string() + ", got " + reason(ENOENT));
+        "alkn::io: expected a writable folder for " + (folder.file("none") / "run").string() +
+            ", got " + reason(ENOENT));
 }
 
 TEST_CASE("a lock is held by one process at a time, however they come and go", "[files]") {

@@ -317,7 +317,7 @@ TEST_CASE("a full disk, or a kill while writing, leaves the old folder whole", "
       std::signal(SIGXFSZ, killed ? SIG_DFL : SIG_IGN);
       const std::string error =
           error_of(scratch, [&] { alkn::io::save_model(scratch / "out", folder, model); });
-      const bool expected = error.find("bytes to ~/.out.tmp-") != std::string::npos &&
+      const bool expected = error.find("bytes to ~/.alkn-") != std::string::npos &&
                             error.find("got: File too large") != std::string::npos;
       ::_exit(expected ? 0 : 1);
     }
@@ -325,11 +325,14 @@ TEST_CASE("a full disk, or a kill while writing, leaves the old folder whole", "
     REQUIRE(::waitpid(child, &status, 0) == child);
     CHECK((killed ? WIFSIGNALED(status) : WIFEXITED(status) && WEXITSTATUS(status) == 0));
     auto after = files_of(scratch.path());
-    std::erase_if(after, [](const auto& file) { return file.first.rfind(".out.tmp-", 0) == 0; });
+    std::erase_if(after, [](const auto& file) { return file.first.rfind(".alkn-", 0) == 0; });
     CHECK(after == before);
     if (!killed) CHECK(files_of(scratch.path()) == before);
   }
   alkn::io::save_model(scratch / "out", folder, model);
+  for (const auto& file : files_of(scratch.path())) {  // what the killed one left is gone
+    CHECK(file.first.rfind(".alkn-", 0) != 0);
+  }
   const ModelFolder out(scratch / "out");
   CHECK(alkn::io::read_tensor(out.find("a")->shard->contents, *out.find("a")->array)
             .equal(model[0].second));

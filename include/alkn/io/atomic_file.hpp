@@ -51,6 +51,43 @@ inline std::filesystem::path folder_of(const std::filesystem::path& path) {
   return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
 }
 
+/// A new name beside `path`, for what is not finished.
+inline std::filesystem::path temporary_name(const std::filesystem::path& path) {
+  std::random_device random;
+  const std::uint64_t high = random(), low = random();
+  return folder_of(path) / (beside(path) + "-" + hex(high << 32U | low) + ".tmp");
+}
+
+/// Locks what has just been made under a temporary name, for as long as it is open: whoever finds
+/// it without a lock knows that its maker is gone. Returns false where another one took it for such
+/// before it was locked; then it needs another name.
+inline bool lock_temporary(const Descriptor& file) {
+  const bool locked = ::flock(file.number(), LOCK_EX | LOCK_NB) == 0;
+  Status mine{};
+  return (locked || errno != EWOULDBLOCK) && ::fstat(file.number(), &mine) == 0 &&
+         mine.st_nlink > 0;
+}
+
+/// Removes what others left under temporary names for `path` and do not hold. Best effort.
+inline void remove_stale(const std::filesystem::path& path) {
+  const auto folder = folder_of(path);
+  const std::string start = beside(path) + "-", end = ".tmp";
+  const std::unique_ptr<::DIR, int (*)(::DIR*)> entries(::opendir(folder.c_str()), &::closedir);
+  if (!entries) return;
+  while (const ::dirent* entry = ::readdir(entries.get())) {
+    const std::string_view name = entry->d_name;
+    if (name.size() < start.size() + end.size() || name.substr(0, start.size()) != start ||
+        name.substr(name.size() - end.size()) != end) {
+      continue;
+    }
+    const Descriptor file = Descriptor::open(folder / name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    std::error_code ignored;
+    if (file && ::flock(file.number(), LOCK_EX | LOCK_NB) == 0) {
+      std::filesystem::remove_all(folder / name, ignored);
+    }
+  }
+}
+
 }  // namespace detail
 
 /// A file that is written beside its place and takes it only in `commit()`.
@@ -67,7 +104,7 @@ class AtomicFile {
  public:
   explicit AtomicFile(const std::filesystem::path& path) : path_(path) {
     path_ = target_of(path);
-    remove_stale();
+    detail::remove_stale(path_);
     create();
     detail::Status there{};
     if (::stat(path_.c_str(), &there) == 0) {
@@ -142,49 +179,17 @@ class AtomicFile {
     return path;
   }
 
-  /// Opens a new file, and locks it for as long as it is written: whoever finds a temporary file
-  /// without a lock knows that its writer is gone.
   void create() {
     constexpr ::mode_t kMode = 0666;  // the user's umask takes away from it
-    for (;;) {
-      std::random_device random;
-      const std::uint64_t high = random(), low = random();
-      temporary_ = detail::folder_of(path_) /
-                   (detail::beside(path_) + "-" + detail::hex(high << 32U | low) + ".tmp");
+    do {
+      temporary_ = detail::temporary_name(path_);
       file_ = Descriptor::open(temporary_, O_CREAT | O_EXCL | O_WRONLY, kMode);
-      if (!file_) {
-        if (errno == EEXIST) continue;
+      if (!file_ && errno != EEXIST) {
         const int reason = errno;
         temporary_.clear();
         fail("a writable folder for", reason);
       }
-      // Another writer may have taken it for a stale one, before it was locked: once more.
-      const bool locked = ::flock(file_.number(), LOCK_EX | LOCK_NB) == 0;
-      detail::Status mine{};
-      if ((locked || errno != EWOULDBLOCK) && ::fstat(file_.number(), &mine) == 0 &&
-          mine.st_nlink > 0) {
-        return;
-      }
-      file_.close();
-    }
-  }
-
-  /// Removes temporary files for `path` whose writers are gone. Best effort.
-  void remove_stale() const {
-    const auto folder = detail::folder_of(path_);
-    const std::string start = detail::beside(path_) + "-", end = ".tmp";
-    const std::unique_ptr<::DIR, int (*)(::DIR*)> entries(::opendir(folder.c_str()), &::closedir);
-    if (!entries) return;
-    while (const ::dirent* entry = ::readdir(entries.get())) {
-      const std::string_view name = entry->d_name;
-      if (name.size() < start.size() + end.size() || name.substr(0, start.size()) != start ||
-          name.substr(name.size() - end.size()) != end) {
-        continue;
-      }
-      const auto path = folder / name;
-      const Descriptor file = Descriptor::open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-      if (file && ::flock(file.number(), LOCK_EX | LOCK_NB) == 0) ::unlink(path.c_str());
-    }
+    } while (!file_ || !detail::lock_temporary(file_));
   }
 
   [[noreturn]] void fail(const std::string& expected, int reason = errno) {

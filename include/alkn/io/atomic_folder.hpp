@@ -3,13 +3,16 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
-#include <fstream>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -17,6 +20,7 @@
 #include <vector>
 
 #include "alkn/io/atomic_file.hpp"
+#include "alkn/io/input_file.hpp"
 
 namespace alkn::io {
 
@@ -25,8 +29,8 @@ namespace alkn::io {
 /// Files go to a hidden folder next to `out`; `commit()` renames it. Where `out` is there already,
 /// Linux exchanges the two in one step, so that a process killed at any time leaves the old folder
 /// or the new one, whole; elsewhere two renames do it, and a kill between them leaves the old one
-/// under its hidden name. Going out of scope before `commit()` removes what was written. Killed
-/// processes leave the hidden folder (`.NAME.tmp-PID-N`), which may be removed by hand.
+/// under its hidden name. Going out of scope before `commit()` removes what was written. What
+/// killed processes leave, the next one that writes to `out` removes.
 ///
 /// Only a folder that has files of a model alone is replaced; anything else in it is a reason to
 /// refuse: it would be lost.
@@ -35,14 +39,21 @@ class AtomicFolder {
  public:
   explicit AtomicFolder(const std::filesystem::path& out) : out_(target_of(out)) {
     check_replaceable();
-    static std::atomic<unsigned> counter{0};
-    const std::string name = "." + out_.filename().string() + ".tmp-" + std::to_string(::getpid()) +
-                             "-" + std::to_string(counter++);
-    temporary_ = out_.parent_path() / name;
     std::error_code error;
     std::filesystem::create_directories(out_.parent_path(), error);
-    std::filesystem::create_directory(temporary_, error);
-    if (error) fail("a writable folder for", error);
+    detail::remove_stale(out_);
+    constexpr ::mode_t kMode = 0777;  // the user's umask takes away from it
+    for (;;) {
+      temporary_ = detail::temporary_name(out_);
+      if (::mkdir(temporary_.c_str(), kMode) == 0) {
+        lock_ = Descriptor::open(temporary_, O_RDONLY | O_DIRECTORY);
+        if (lock_ && detail::lock_temporary(lock_)) return;
+      } else if (errno != EEXIST) {
+        const std::error_code reason(errno, std::generic_category());
+        temporary_.clear();
+        fail("a writable folder for", reason);
+      }
+    }
   }
 
   AtomicFolder(const AtomicFolder&) = delete;
@@ -60,16 +71,18 @@ class AtomicFolder {
 
   /// Copies a file under its own name.
   void copy(const std::filesystem::path& file) {
-    std::ifstream stream(file, std::ios::binary);
-    if (!stream) {
-      throw std::runtime_error("alkn::io::AtomicFolder: expected a readable file, got none (" +
-                               file.string() + ")");
-    }
     AtomicFile copied(temporary_ / file.filename());
-    std::vector<char> piece(std::size_t{1} << 20);
-    while (stream) {
-      stream.read(piece.data(), static_cast<std::streamsize>(piece.size()));
-      copied.write(piece.data(), static_cast<std::size_t>(stream.gcount()));
+    try {
+      const InputFile from(file);
+      std::vector<char> piece(std::size_t{1} << 20);
+      for (std::int64_t at = 0; at < from.size(); at += std::ssize(piece)) {
+        const auto size = std::min<std::int64_t>(std::ssize(piece), from.size() - at);
+        from.read(at, piece.data(), static_cast<std::size_t>(size));
+        copied.write(piece.data(), static_cast<std::size_t>(size));
+      }
+    } catch (const Unexpected& error) {
+      throw std::runtime_error("alkn::io::AtomicFolder: expected " + error.expected + ", got " +
+                               error.got + " (" + file.string() + ")");
     }
     copied.commit();
   }
@@ -153,6 +166,7 @@ class AtomicFolder {
 
   std::filesystem::path out_;
   std::filesystem::path temporary_;
+  Descriptor lock_;  ///< of the temporary folder
 };
 
 }  // namespace alkn::io

@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
-#include <stdexcept>
 #include <string>
 #include <system_error>
 
@@ -23,7 +22,7 @@ namespace alkn::io {
 /// threads apart, nor processes that a fork makes from the path. POSIX only.
 class FileLock {
  public:
-  /// @throws std::runtime_error with the other process's number, where the path is locked
+  /// @throws Unexpected with the other process's number, where the path is locked
   explicit FileLock(const std::filesystem::path& path) {
     path_ = detail::folder_of(path) / (detail::beside(path) + ".lock");
     constexpr ::mode_t kMode = 0666;
@@ -63,8 +62,7 @@ class FileLock {
  private:
   [[noreturn]] static void fail(const std::string& expected, const std::filesystem::path& path,
                                 const std::string& got) {
-    throw std::runtime_error("alkn::io::FileLock: expected " + expected + " " + path.string() +
-                             ", got " + got);
+    throw Unexpected(expected + " " + path.string(), got);
   }
 
   std::filesystem::path path_;
