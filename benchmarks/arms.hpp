@@ -3,7 +3,6 @@
 
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/ones_like.h>
-#include <ATen/ops/randn_like.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -80,8 +79,9 @@ class InTask {
     task_.emplace(unlearner_->begin_task({.steps = kManySteps}));
     if (!task_->wants_retain_gradient()) return;
     at::Tensor loss = at::zeros({});
-    for (const at::Tensor& p : model_.parameters()) {
-      loss = loss + at::sum(p * at::randn_like(p.detach()).mul_(1e-3));
+    const std::vector<at::Tensor> retain = model_.retain_gradients();
+    for (std::size_t i = 0; i < retain.size(); ++i) {
+      loss = loss + at::sum(model_.parameters()[i] * retain[i]);
     }
     task_->accumulate_retain_gradient(loss);
   }
@@ -141,10 +141,9 @@ inline ArmMaker plain(bool later, int every) {
   const std::string name = later ? "plain operations, later task" : "plain operations, first task";
   return {name, Kind::slow, [=](Model& model) {
             const at::NoGradGuard no_grad;
-            std::vector<at::Tensor> retain, used;
-            for (const at::Tensor& p : model.parameters()) {
-              retain.push_back(at::randn_like(p.detach()).mul_(1e-3));
-              if (later) used.push_back(retain.back() > 0);
+            std::vector<at::Tensor> retain = model.retain_gradients(), used;
+            for (const at::Tensor& r : retain) {
+              if (later) used.push_back(r > 0);
             }
             auto steps = std::make_shared<PlainOperations>(model.parameters(), retain, used);
             Arm arm = arm_of(name, steps, later ? 316 : 620, later ? 48.1 : 48.3, every);

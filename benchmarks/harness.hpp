@@ -171,7 +171,8 @@ class Comparison {
 };
 
 /// Named lists of parameter shapes: one (16 Mi elements in one tensor), small (2000 of 2048), gpt2
-/// (124 M), llama (a block of Llama-2-7B), or one tensor of a number of elements, 4096 or 2^12.
+/// (124 M), smollm2 (135 M), llama (a block of Llama-2-7B), or one tensor of a number of elements,
+/// 4096 or 2^12.
 /// @throws std::invalid_argument for another name
 inline std::vector<std::vector<std::int64_t>> shapes(const std::string& name) {
   using Shapes = std::vector<std::vector<std::int64_t>>;
@@ -183,6 +184,14 @@ inline std::vector<std::vector<std::int64_t>> shapes(const std::string& name) {
                           {768}, {768}, {768, 3072}, {3072}, {3072, 768}, {768}};
     for (int i = 0; i < 12; ++i) list.insert(list.end(), layer.begin(), layer.end());
     list.insert(list.end(), 2, {768});
+    return list;
+  }
+  if (name == "smollm2") {
+    Shapes list = {{49152, 576}};
+    const Shapes layer = {{576, 576},  {192, 576},  {192, 576}, {576, 576}, {1536, 576},
+                          {1536, 576}, {576, 1536}, {576},      {576}};
+    for (int i = 0; i < 30; ++i) list.insert(list.end(), layer.begin(), layer.end());
+    list.push_back({576});
     return list;
   }
   if (name == "llama") {
@@ -200,8 +209,9 @@ inline std::vector<std::vector<std::int64_t>> shapes(const std::string& name) {
     if (power && number < 37) return {{std::int64_t{1} << number}};
   }
   throw std::invalid_argument(
-      "alkn_bench::shapes: expected one, small, gpt2, llama or a positive number of elements, got "
-      "\"" +
+      "alkn_bench::shapes: expected one, small, gpt2, smollm2, llama or a positive number of "
+      "elements, "
+      "got \"" +
       name + "\"");
 }
 

@@ -4,17 +4,20 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <alkn/kernel/arena.hpp>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "ceilings.hpp"
+#include "gradients.hpp"
 #include "harness.hpp"
 
 namespace alkn_bench {
@@ -22,16 +25,17 @@ namespace alkn_bench {
 class Model {
  public:
   /// @param shape a name of shapes()
-  explicit Model(const std::string& shape) : subject_{shape, 0, at::get_num_threads()} {
+  explicit Model(const std::string& shape)
+      : Model(shape, std::make_shared<NormalGradients>(1e-3)) {}
+  Model(const std::string& shape, std::shared_ptr<const GradientSource> source)
+      : subject_{shape, 0, at::get_num_threads()}, source_(std::move(source)) {
     const at::NoGradGuard no_grad;
-    std::int64_t largest = 0;
     for (const auto& size : shapes(shape)) {
       parameters_.push_back(at::randn(size).mul_(0.02).requires_grad_(true));
       parameters_.back().mutable_grad() = at::zeros(size);
+      kinds_.push_back(kind_of(size));
       subject_.elements += parameters_.back().numel();
-      largest = std::max(largest, parameters_.back().numel());
     }
-    noise_ = at::randn({largest + kShifts}).mul_(1e-3);
     next_gradients();
   }
 
@@ -39,14 +43,22 @@ class Model {
   [[nodiscard]] std::int64_t elements() const { return subject_.elements; }
   [[nodiscard]] const Subject& subject() const { return subject_; }
 
-  /// Fresh normal gradients: another stretch of one long array of noise for every parameter.
-  void next_gradients() {
-    const at::NoGradGuard no_grad;
-    for (const at::Tensor& p : parameters_) {
+  /// Fresh gradients, those of a step of a task at `progress` (0 to 1).
+  void next_gradients(double progress = 0) {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
       turn_ = turn_ * 6364136223846793005U + 1442695040888963407U;
-      const auto shift = static_cast<std::int64_t>(turn_ >> 33U) % kShifts;
-      p.grad().view({-1}).copy_(noise_.narrow(0, shift, p.numel()));
+      source_->gradient(kinds_[i], turn_ >> 33U, progress, parameters_[i].grad().data_ptr<float>(),
+                        parameters_[i].numel());
     }
+  }
+  /// The retain gradient of every parameter.
+  [[nodiscard]] std::vector<at::Tensor> retain_gradients() const {
+    std::vector<at::Tensor> all;
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      all.push_back(at::empty(parameters_[i].sizes()));
+      source_->retain(kinds_[i], all.back().data_ptr<float>(), all.back().numel());
+    }
+    return all;
   }
 
   /// The ceiling of AdamW: reads p, g and two moments, writes p and the moments, and computes
@@ -67,7 +79,6 @@ class Model {
   }
 
  private:
-  static constexpr std::int64_t kShifts = 1 << 20;
   static constexpr std::int64_t kPart = 65536;
 
   void sweep() {
@@ -94,7 +105,8 @@ class Model {
 
   Subject subject_;
   std::vector<at::Tensor> parameters_;
-  at::Tensor noise_;
+  std::vector<std::string> kinds_;
+  std::shared_ptr<const GradientSource> source_;
   std::vector<std::pair<float*, float*>> moments_;
   alkn::kernel::Arena arena_;
   std::uint64_t turn_ = 1;

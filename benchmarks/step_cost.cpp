@@ -5,6 +5,8 @@
 //   bench_step_cost --shapes 2^10,2^20 --arms "ceiling;alkn::AdamW" --threads 1,2 --rounds 50
 //   bench_step_cost --first-task                             the mean of first tasks of 60 steps
 //   bench_step_cost --against small                          a list of tensors against one tensor
+//   bench_step_cost --shapes smollm2 --gradients FILE        real gradients against normal ones
+//   bench_step_cost --shapes 2^23 --scales 1e-16,1e-20       small normal gradients against those
 //
 // QUICK=1 in the environment: 16 Mi elements in one tensor, slow arms in fewer rounds.
 #include <torch/version.h>
@@ -21,6 +23,8 @@ using alkn_bench::ArmMaker;
 using alkn_bench::Comparison;
 using alkn_bench::Model;
 
+constexpr int kWarmUp = 3;
+
 struct Settings {
   std::vector<std::string> shapes = {"one", "small", "gpt2", "llama"};
   std::vector<std::string> arms;
@@ -29,6 +33,8 @@ struct Settings {
   int slow = 1;  ///< slow arms take part in one of so many rounds
   bool first_task = false;
   std::string against;
+  std::string gradients;       ///< of record_gradients
+  std::vector<double> scales;  ///< of normal gradients
   std::string out = "build/bench/step_cost.json";
 };
 
@@ -116,6 +122,37 @@ void measure_against_one(const std::string& shape, const Settings& settings, nlo
   }
 }
 
+/// An arm on two kinds of gradients, which take turns: those of `source` against normal ones.
+void measure_gradients(const std::string& shape, const std::string& name,
+                       const std::shared_ptr<const alkn_bench::GradientSource>& source,
+                       const Settings& settings, nlohmann::json& rows) {
+  const auto usual = std::make_shared<alkn_bench::NormalGradients>(1e-3);
+  fmt::print("\n{}: {} against normal gradients, {} threads\n", shape, name, at::get_num_threads());
+  for (const char* arm : {alkn_bench::kFused, "alkn::AdamW", "ALKN, later task", "ALKN, first task",
+                          "ALKN, first task, threshold not due"}) {
+    Model normal(shape, usual), other(shape, source);
+    int round = 0;
+    const int all = settings.rounds + kWarmUp;
+    Comparison comparison(normal.subject(), [&] {
+      normal.next_gradients();
+      other.next_gradients(static_cast<double>(round++) / all);
+    });
+    const auto maker = alkn_bench::chosen(alkn_bench::all_arms(1), {arm});
+    add(comparison, normal, maker[0]);
+    add(comparison, other, maker[0]);
+    comparison.run(settings.rounds, kWarmUp);
+    nlohmann::json pair = comparison.rows(arm);
+    for (auto& row : pair) row["share_of_ceiling"] = row["ratio_to_fused_adamw"] = nullptr;
+    pair[0]["gradients"] = "normal", pair[1]["gradients"] = name;
+    pair[1]["ratio_to_normal"] =
+        pair[1]["ns_per_element"].get<double>() / pair[0]["ns_per_element"].get<double>();
+    fmt::print("{:<38}{:>9.4f}{:>9.4f} ns/el{:>9.3f} x normal\n", arm,
+               pair[0]["ns_per_element"].get<double>(), pair[1]["ns_per_element"].get<double>(),
+               pair[1]["ratio_to_normal"].get<double>());
+    rows.insert(rows.end(), pair.begin(), pair.end());
+  }
+}
+
 Settings parse(int argc, char** argv) {
   Settings settings;
   if (const char* quick = std::getenv("QUICK"); quick != nullptr && std::string(quick) == "1") {
@@ -123,7 +160,8 @@ Settings parse(int argc, char** argv) {
     settings.slow = 12;
   }
   CLI::App app("The cost of a step");
-  app.add_option("--shapes", settings.shapes, "one, small, gpt2, llama, numbers, or powers: 2^20")
+  app.add_option("--shapes", settings.shapes,
+                 "one, small, gpt2, smollm2, llama, numbers, or powers: 2^20")
       ->delimiter(',');
   app.add_option("--arms", settings.arms, "Names of the table's arms; the first is the ceiling")
       ->delimiter(';');
@@ -131,6 +169,10 @@ Settings parse(int argc, char** argv) {
   app.add_option("--rounds", settings.rounds, "Rounds; each runs every arm once");
   app.add_flag("--first-task", settings.first_task, "Means over first tasks of 60 steps instead");
   app.add_option("--against", settings.against, "A shape, beside one tensor of as many elements");
+  app.add_option("--gradients", settings.gradients,
+                 "The file of record_gradients: real gradients, beside normal ones");
+  app.add_option("--scales", settings.scales, "Normal gradients of these scales, beside those")
+      ->delimiter(',');
   app.add_option("--out", settings.out, "JSON file");
   try {
     app.parse(argc, argv);
@@ -164,6 +206,16 @@ void run(int argc, char** argv) {
       continue;
     }
     for (const std::string& shape : settings.shapes) {
+      if (!settings.gradients.empty()) {
+        measure_gradients(shape, "real",
+                          std::make_shared<alkn_bench::RealGradients>(settings.gradients), settings,
+                          rows);
+      }
+      for (const double scale : settings.scales) {
+        measure_gradients(shape, fmt::format("{:g}", scale),
+                          std::make_shared<alkn_bench::NormalGradients>(scale), settings, rows);
+      }
+      if (!settings.gradients.empty() || !settings.scales.empty()) continue;
       if (settings.first_task) {
         measure_first_task(shape, rows);
       } else {

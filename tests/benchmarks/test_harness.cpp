@@ -61,7 +61,8 @@ TEST_CASE("bad input to the harness has a clear error") {
 TEST_CASE("an unknown shape has a clear error") {
   for (const std::string name : {"two", "", "0", "-5", "2^", "2^99", "12x", "99999999999999"}) {
     CHECK(message([&] { shapes(name); }) ==
-          "alkn_bench::shapes: expected one, small, gpt2, llama or a positive number of elements, "
+          "alkn_bench::shapes: expected one, small, gpt2, smollm2, llama or a positive number of "
+          "elements, "
           "got \"" +
               name + "\"");
   }

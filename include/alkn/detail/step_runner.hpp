@@ -222,6 +222,9 @@ class StepRunner {
   /// Forgets the warm starts: the next step begins a task.
   void reset() { cpu_.reset(); }
 
+  /// How the CPU kernels' predictions of the thresholds have fared since then.
+  [[nodiscard]] kernel::PredictionCounts predictions() const { return cpu_.predictions(); }
+
   /// One step; on return every written tensor's version counter has moved. Where the device goes on
   /// by itself the results are not there yet: pending() says so, and what is returned says that the
   /// step was taken.

@@ -30,6 +30,9 @@ class CpuStep {
   /// Forgets the predictions: call it when scores start from zero, at the start of a task.
   void reset() { thresholds_.reset(); }
 
+  /// How the predictions of the thresholds have fared since then.
+  [[nodiscard]] PredictionCounts predictions() const { return thresholds_.predictions(); }
+
   /// One step. Overlapping tensors are the caller's mistake.
   /// @param tensors in and out, see StepTensor
   /// @returns the norm, and whether the step was skipped because it was not finite (nothing is

@@ -36,6 +36,13 @@ class CpuThresholds {
  public:
   void reset() { predictors_.clear(); }
 
+  /// Of all tensors since the last reset.
+  [[nodiscard]] PredictionCounts predictions() const {
+    PredictionCounts sum;
+    for (const Predictor& predictor : predictors_) sum += predictor.counts();
+    return sum;
+  }
+
   void run(const StepRun& run, const StepNumbers& numbers) {
     ++step_;
     reserve(run);
@@ -283,6 +290,7 @@ class CpuThresholds {
       SelectedPair pair = select_own(worker, found, pivots, counts, how);
       if (!pair.found()) {
         widen(pivots);
+        history.widen();
         found = own_candidates(worker), counts = PivotCounts{};
         worker.rescan(t, chunk, pivots, counts, found);
         pair = select_own(worker, found, pivots, counts, how);
@@ -401,6 +409,7 @@ class CpuThresholds {
     SelectedPair pair;
     if (!state.by_sample) {
       widen(state.pivots);
+      history.widen();
       rescan(run, numbers, tensor);
       pair = select_from(run, list, state, how);
       if (pair.found()) {

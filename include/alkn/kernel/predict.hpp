@@ -138,6 +138,20 @@ class Track {
   int seen_ = 0;
 };
 
+/// How often the order statistics lay where they were predicted. A bracket by a sample that follows
+/// one that missed counts as well.
+struct PredictionCounts {
+  std::int64_t hits = 0, misses = 0;                  ///< of brackets by the last steps
+  std::int64_t widened = 0;                           ///< of them, those that were made wider first
+  std::int64_t sampled_hits = 0, sampled_misses = 0;  ///< of brackets by a sample
+
+  PredictionCounts& operator+=(const PredictionCounts& other) noexcept {
+    hits += other.hits, misses += other.misses, widened += other.widened;
+    sampled_hits += other.sampled_hits, sampled_misses += other.sampled_misses;
+    return *this;
+  }
+};
+
 /// What is remembered of one tensor's thresholds from step to step.
 class Predictor {
  public:
@@ -173,6 +187,7 @@ class Predictor {
   void hit(const SelectedPair& pair, const Pivots& p, std::int64_t n, bool by_sample) {
     if (!pair.low.tied) low_.count(p.low_a, p.low_b, pair.low.inside, n);
     if (!pair.high.tied) high_.count(p.high_a, p.high_b, pair.high.inside, n);
+    ++(by_sample ? counts_.sampled_hits : counts_.hits);
     if (by_sample) {
       widen_ = std::max(1.0, widen_ * 0.9);
       tied_ = pair.low.tied || pair.high.tied;
@@ -182,6 +197,7 @@ class Predictor {
   }
   /// One did not, or too much lay there.
   void miss(bool by_sample) {
+    ++(by_sample ? counts_.sampled_misses : counts_.misses);
     if (by_sample) {
       widen_ = std::min(8.0, widen_ * 1.5);
     } else {  // trust the last steps again after a while, longer each time
@@ -189,8 +205,12 @@ class Predictor {
       pause_ = penalty_;
     }
   }
+  /// The bracket by the last steps has to be wider.
+  void widen() { ++counts_.widened; }
+  [[nodiscard]] const PredictionCounts& counts() const { return counts_; }
 
  private:
+  PredictionCounts counts_;
   Track low_, high_;
   Ranks ranks_;  ///< that the two follow
   double widen_ = 1;

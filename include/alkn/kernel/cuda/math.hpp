@@ -84,7 +84,13 @@ ALKN_HOST_DEVICE inline F scale_by_power(F y, F t) {
 #pragma push_macro("ALKN_EXPONENTIAL")
 #undef ALKN_EXPONENTIAL
 #define ALKN_EXPONENTIAL ALKN_HOST_DEVICE inline
+namespace plain {
+// No result in it is tiny but one that is added to 1: IEEE's operations give the same bits.
+ALKN_HOST_DEVICE inline F sub(F a, F b) { return Ieee::sub(a, b); }
+ALKN_HOST_DEVICE inline F fma(F a, F b, F c) { return Ieee::fma(a, b, c); }
 #include <alkn/kernel/simd/exponential.inl>
+}  // namespace plain
+using plain::exp_of_negative;
 #pragma pop_macro("ALKN_EXPONENTIAL")
 #pragma pop_macro("ALKN_INLINE")
 
