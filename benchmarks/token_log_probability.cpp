@@ -2,8 +2,9 @@
 // operations.
 //
 //   bench_token_log_probability [--rounds 25] [--type float|bfloat16|half] [--shape 16x256x8192]
-//   [--threads N] [--out build/bench/token_log_probability.json]
+//   [--threads N] [--peaked] [--out build/bench/token_log_probability.json]
 //
+// --peaked: also logits as of a trained model, whose probabilities reach down to 1e-30.
 // The ceiling is what the least traffic (read the logits, read them again, write the gradient)
 // takes at the bandwidth measured in the same run. Rows are per element of the logits.
 #include <ATen/Parallel.h>
@@ -13,8 +14,10 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/nll_loss.h>
+#include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/roll.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
@@ -87,6 +90,8 @@ void run(int argc, char** argv) {
   app.add_option("--threads", threads, "Threads of LibTorch")->check(CLI::PositiveNumber);
   app.add_option("--type", type_name)->check(CLI::IsMember({"float", "bfloat16", "half"}));
   app.add_option("--shape", shape_text, "BxTxV, each at least 2");
+  bool peaked = false;
+  app.add_flag("--peaked", peaked, "Also logits with probabilities down to 1e-30");
   app.add_option("--out", out, "JSON file");
   try {
     app.parse(argc, argv);
@@ -131,6 +136,18 @@ void run(int argc, char** argv) {
   comparison.add({"alkn::mean_nll", with_backward(alkn::mean_nll), least, least, width});
   comparison.add({"alkn kernels, gradient buffer reused",
                   [&] { into_buffer(source, labels, buffer); }, least, least, width});
+  // log probabilities from 0 (the label's) down to -69, as many of each
+  const Tensor trained = at::rand(source.sizes(), source.options().dtype(at::kFloat)).mul_(-69);
+  trained.scatter_(-1, labels.roll(-1, 1).unsqueeze(-1), 6);
+  const Tensor trained_logits = trained.to(source.scalar_type()).requires_grad_(true);
+  if (peaked) {
+    comparison.add({"alkn::mean_nll, logits of a trained model",
+                    [&] {
+                      trained_logits.mutable_grad() = Tensor();
+                      alkn::mean_nll(trained_logits, labels).backward();
+                    },
+                    least, least, width});
+  }
   comparison.run(rounds);
 
   const nlohmann::json rows = comparison.rows(kPeer);
