@@ -9,6 +9,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
+#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <alkn/alkn.hpp>
@@ -96,6 +97,13 @@ Tensor logits_of(models::CausalModel& model, const Batch& b) {
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Pages that this process has touched for the first time.
+std::int64_t page_faults() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_minflt;
 }
 
 /// Mean probability of a token over the batches, geometric.
@@ -190,6 +198,7 @@ void run(const Settings& s) {
         teacher.step();
       }
       fmt::print("taught {} epochs: probability {:.3f}\n", epoch + 1, probability(*model, all));
+      std::fflush(stdout);
     }
   }
   for (const Batch& b : kept) alkn::mean_nll(logits_of(*model, b), b.labels).backward();
@@ -209,7 +218,7 @@ void run(const Settings& s) {
   for (const Batch& b : kept) {
     task.accumulate_retain_gradient(alkn::mean_nll(logits_of(*model, b), b.labels));
   }
-  nlohmann::json result, kinds, seconds = nlohmann::json::array();
+  nlohmann::json result, kinds, seconds, faults;
   for (int i = 0; i < steps; ++i) {
     const Batch& b = forget[static_cast<std::size_t>(i) % forget.size()];
     unlearner.zero_grad();
@@ -223,11 +232,14 @@ void run(const Settings& s) {
       }
       for (const auto& [kind, counted] : bins) kinds[kind].push_back(as_json(counted));
     }
+    const std::int64_t faults_before = page_faults();
     const auto start = std::chrono::steady_clock::now();
     unlearner.step();
     seconds.push_back(seconds_since(start));
-    fmt::print("step {}: loss {:.2g}, {:.3f} s\n", i + 1, loss.item<double>(),
-               seconds.back().get<double>());
+    faults.push_back(page_faults() - faults_before);
+    fmt::print("step {}: loss {:.2g}, {:.3f} s, {} page faults\n", i + 1, loss.item<double>(),
+               seconds.back().get<double>(), faults.back().get<std::int64_t>());
+    std::fflush(stdout);
   }
   const auto found = alkn::detail::CoreAccess::core(unlearner)->base_.runner().predictions();
   task.abandon();
@@ -245,6 +257,7 @@ void run(const Settings& s) {
   brackets["sampled"] = found.sampled_hits;
   brackets["sample missed"] = found.sampled_misses;
   brackets["seconds"] = seconds;
+  brackets["page faults"] = faults;
   fmt::print("{}\n", brackets.dump());
   std::ofstream out(s.out);
   out << result.dump() << '\n';
