@@ -31,8 +31,8 @@ struct AdamWOptions : torch::optim::OptimizerCloneableOptions<AdamWOptions> {
   TORCH_ARG(double, lr) = 1e-3;
   /// Decay of the two moments, each in [0, 1).
   TORCH_ARG(betas_t, betas) = {0.9, 0.999};
-  /// Added to the denominator, [0, inf); in a method with a mask at least 1.2e-38, the smallest normal
-  /// fp32 number.
+  /// Added to the denominator, [0, inf); in a method with a mask at least 1.2e-38, the smallest
+  /// normal fp32 number.
   TORCH_ARG(double, eps) = 1e-8;
   /// Decoupled weight decay, [0, inf): theta *= 1 - lr weight_decay.
   TORCH_ARG(double, weight_decay) = 1e-2;
