@@ -114,6 +114,18 @@ TEST_CASE("a small tokenizer is read") {
   CHECK(tokenizer.vocabulary_size() == 258);
 }
 
+TEST_CASE("an added token is composed where it is normalized, and only there") {
+  json document = small();
+  document["normalizer"] = {{"type", "NFC"}};
+  document["added_tokens"] = {{{"id", 257}, {"content", "ne\u0301"}, {"normalized", true}},
+                              {{"id", 258}, {"content", "me\u0301"}, {"normalized", false}}};
+  const auto tokenizer = TokenizerJson::parse(document.dump());
+  CHECK(tokenizer.encode("n\u00e9") == tokenizers::Ids{257});
+  CHECK(tokenizer.encode("ne\u0301") == tokenizers::Ids{257});
+  CHECK(tokenizer.encode("me\u0301") == tokenizers::Ids{258});
+  CHECK(tokenizer.encode("m\u00e9") == tokenizers::Ids{'m', 0xc3, 0xa9});
+}
+
 TEST_CASE("what is no JSON") {
   CHECK(parse_error("") == "continual: expected JSON, got nothing (t.json)");
   CHECK(parse_error(R"({"a": tru})") ==
