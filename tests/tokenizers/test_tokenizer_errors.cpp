@@ -9,6 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "catch.hpp"
 #include "tokenizers/folder_tokenizer.hpp"
@@ -124,6 +126,20 @@ TEST_CASE("an added token is composed where it is normalized, and only there") {
   CHECK(tokenizer.encode("ne\u0301") == tokenizers::Ids{257});
   CHECK(tokenizer.encode("me\u0301") == tokenizers::Ids{258});
   CHECK(tokenizer.encode("m\u00e9") == tokenizers::Ids{'m', 0xc3, 0xa9});
+}
+
+TEST_CASE("digits one by one, and numbers whole") {
+  const auto words = [](bool individual) {
+    const json digits{{"type", "Digits"}, {"individual_digits", individual}};
+    json bytes = small()["pre_tokenizer"];
+    bytes["use_regex"] = false;
+    const json steps{{"type", "Sequence"}, {"pretokenizers", {digits, bytes}}};
+    const tokenizers::PreTokenizer pre_tokenizer(tokenizers::JsonField(steps, "t.json"));
+    return pre_tokenizer.words("ab12\u2167\u00bd 3x", false);
+  };
+  using Words = std::vector<std::string>;
+  CHECK(words(true) == Words{"ab", "1", "2", "\u2167", "\u00bd", " ", "3", "x"});
+  CHECK(words(false) == Words{"ab", "12\u2167\u00bd", " ", "3", "x"});
 }
 
 TEST_CASE("what is no JSON") {
