@@ -4,6 +4,7 @@
 #include <ATen/ops/full.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -100,9 +101,26 @@ TEST_CASE("labels count the answer and its end, nothing else", "[batch]") {
   }
   CHECK(sample.tokens == tokens);
   CHECK(sample.labels == labels);
-  const auto cut = continual::encode_pair(tokenizer(), {"Who?", "Nobody."}, 4);
-  CHECK(cut.tokens == std::vector<std::int64_t>(tokens.begin(), tokens.begin() + 4));
-  CHECK(cut.labels.size() == 4);
+  CHECK_FALSE(sample.cut);
+  const auto prompt = static_cast<std::ptrdiff_t>(question.size()) + 2;
+  const auto cut = continual::encode_pair(tokenizer(), {"Who?", "Nobody."}, prompt + 1);
+  CHECK(cut.tokens == std::vector<std::int64_t>(tokens.begin(), tokens.begin() + prompt + 1));
+  CHECK(cut.labels == std::vector<std::int64_t>(labels.begin(), labels.begin() + prompt + 1));
+  CHECK(cut.cut);
+  // Nothing of the answer would be left.
+  const auto error_of = [&](const std::string& where) -> std::string {
+    try {
+      continual::encode_pair(tokenizer(), {"Who?", "Nobody.", where}, prompt);
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  const std::string error = "continual: expected a question of at most " +
+                            std::to_string(prompt - 3) + " tokens, got " +
+                            std::to_string(question.size());
+  CHECK(error_of("file.json, line 7") == error + " (file.json, line 7)");
+  CHECK(error_of("") == error + " (\"Who?\")");
 }
 
 TEST_CASE("plain text is cut into chunks that cover it", "[batch]") {
@@ -223,6 +241,11 @@ TEST_CASE("answer probability against the definition", "[evaluate]") {
   }
   CHECK(std::abs(continual::answer_probability(*net, few) - expected) < 1e-6 * expected);
   CHECK(std::isnan(continual::answer_probability(*net, {})));
+  // A sample without a token that counts is none, and not one of probability 1.
+  few.push_back(few[1]);
+  std::fill(few.back().labels.begin(), few.back().labels.end(), continual::kNotCounted);
+  CHECK(std::abs(continual::answer_probability(*net, few) - expected) < 1e-6 * expected);
+  CHECK(std::isnan(continual::answer_probability(*net, {few.back()})));
 }
 
 TEST_CASE("a model's file has each parameter's name, dtype, shape and bytes", "[model]") {

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <locale>
 #include <map>
 #include <set>
 #include <sstream>
@@ -85,6 +86,7 @@ inline std::vector<NamedParameter> to_list(const NamedParameters auto& range) {
 
 inline std::string misfit(const ArrayInfo& array, const at::Tensor& tensor) {
   std::ostringstream text;
+  text.imbue(std::locale::classic());
   text << "\"" << array.name << "\" " << to_string(array.dtype) << " "
        << at::IntArrayRef(array.shape) << " for " << tensor.scalar_type() << " " << tensor.sizes();
   return text.str();
