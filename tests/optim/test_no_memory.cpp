@@ -179,6 +179,9 @@ std::vector<Tensor> run(const Model& model, Method& unlearner, bool disturbed) {
     if (unlearner.method_options().rollback() || Method::kNegates) {
       call("start_weights", nothing, [&] { const auto start = task->start_weights(); });
     }
+    if constexpr (Method::kNegates) {
+      call("weights_at", nothing, [&] { const auto shown = task->weights_at(0.5); });
+    }
     if (number == 0) {
       call("end", nothing, [&] { task->end(); });
     } else {

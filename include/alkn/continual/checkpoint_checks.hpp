@@ -120,9 +120,8 @@ class CheckpointChecks {
     const auto count = static_cast<std::int64_t>(core_.parameters_.size());
     need("columns/threshold", at::kDouble, {count});
     need("columns/eta", at::kDouble, {count});
-    const bool both = need("columns/flags", at::kLong, {count}) &
-                      need("columns/num_unmasked", at::kLong, {count});
-    if (!both) return;
+    const bool flags_fit = need("columns/flags", at::kLong, {count});
+    if (!need("columns/num_unmasked", at::kLong, {count}) || !flags_fit) return;
     for (std::int64_t i = 0; i < count; ++i) {
       const auto flags = element("columns/flags", i), on = element("columns/num_unmasked", i);
       const ParameterState& p = core_.parameters_[static_cast<std::size_t>(i)];
