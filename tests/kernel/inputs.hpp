@@ -161,6 +161,23 @@ struct OwnedTensor {
   }
 };
 
+/// Of all bits that steps write into tensors (FNV-1a).
+inline std::uint64_t hash_of(const std::vector<OwnedTensor>& tensors) {
+  std::uint64_t hash = 0xCBF29CE484222325U;
+  const auto mix = [&](const auto& values) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
+    for (std::size_t i = 0; i < values.size() * sizeof(values[0]); ++i) {
+      hash = (hash ^ bytes[i]) * 0x100000001B3U;
+    }
+  };
+  for (const OwnedTensor& t : tensors) {
+    mix(t.param), mix(t.param_narrow), mix(t.exp_avg), mix(t.exp_avg_sq), mix(t.score);
+    mix(t.exp_avg_narrow), mix(t.exp_avg_sq_narrow), mix(t.score_narrow), mix(t.mask);
+    mix(std::vector<float>{t.threshold});
+  }
+  return hash;
+}
+
 /// AdamW's numbers after `step` steps, with no value at its neutral.
 inline AdamWNumbers adamw_numbers(int step, double lr, double weight_decay, double low_ratio = 1) {
   AdamWNumbers n;

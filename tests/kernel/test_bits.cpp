@@ -52,19 +52,7 @@ std::uint64_t hash_of_steps(bool later, DType type, bool compact) {
             ParallelFor(kSerialPool, 1));
     for (std::size_t k = 0; k < tensors.size(); ++k) tensors[k].threshold = views[k].threshold;
   }
-  std::uint64_t hash = 0xCBF29CE484222325U;  // FNV-1a
-  const auto mix = [&](const auto& values) {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
-    for (std::size_t i = 0; i < values.size() * sizeof(values[0]); ++i) {
-      hash = (hash ^ bytes[i]) * 0x100000001B3U;
-    }
-  };
-  for (const OwnedTensor& t : tensors) {
-    mix(t.param), mix(t.param_narrow), mix(t.exp_avg), mix(t.exp_avg_sq), mix(t.score);
-    mix(t.exp_avg_narrow), mix(t.exp_avg_sq_narrow), mix(t.score_narrow), mix(t.mask);
-    mix(std::vector<float>{t.threshold});
-  }
-  return hash;
+  return hash_of(tensors);
 }
 
 }  // namespace
