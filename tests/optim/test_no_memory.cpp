@@ -406,3 +406,51 @@ TEST_CASE("loading a checkpoint without memory changes nothing") {
   });
   std::filesystem::remove(file);
 }
+
+TEST_CASE("a strided parameter and a mask of the user's: every call leaves everything as it was") {
+  const auto type = GENERATE(at::kFloat, at::kBFloat16);
+  check(
+      [](Model& model) {
+        const Tensor head = model["head"].detach();
+        model["head"] = head.t().contiguous().t().set_requires_grad(true);
+        using Method = alkn::Unlearner<alkn::TokenNLL, alkn::GivenMask, alkn::Negate>;
+        const Tensor mask = head.gt(0);
+        return std::make_unique<Method>(model.params, Method::Options().masks({{"head", mask}}));
+      },
+      type);
+}
+
+TEST_CASE("a step of alkn::AdamW that finds no memory leaves no state behind") {
+  const auto type = GENERATE(at::kFloat, at::kBFloat16);
+  const WithFailingAllocator failing;
+  const auto params_of = [](const Model& model) {
+    std::vector<Tensor> params;
+    for (const auto& p : model.params) params.push_back(p.tensor);
+    return params;
+  };
+  Model one(type), other(type);
+  alkn::AdamW undisturbed(params_of(one)), optimizer(params_of(other));
+  for (int step = 0; step < 2; ++step) {
+    tiny::set_gradients(one.params, step);
+    tiny::set_gradients(other.params, step);
+    undisturbed.step();
+    const auto before = other.copies();
+    const std::size_t num_states = optimizer.state().size();
+    for (std::int64_t number = 1;; ++number) {
+      bool thrown = false;
+      alkn_test::fail_allocation(number);
+      try {
+        optimizer.step();
+      } catch (const std::exception&) {
+        thrown = true;
+      }
+      alkn_test::fail_allocation(0);
+      if (!thrown) break;
+      INFO("step " << step << ", without allocation " << number);
+      REQUIRE(same_bits(other.copies(), before));
+      REQUIRE(optimizer.state().size() == num_states);
+    }
+    CHECK(same_bits(other.copies(), one.copies()));
+    CHECK(optimizer.state().size() == 4);
+  }
+}
