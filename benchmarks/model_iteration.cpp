@@ -1,0 +1,182 @@
+// One iteration of unlearning on a real model, from forward pass to step: the LibTorch side of
+// model_iteration.py, which drives it. Each line "go" of its input is one iteration, answered by
+// its seconds as JSON; "end" is answered by the memory that the process took.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/arange.h>
+#include <alkn/alkn.hpp>
+#include <alkn/io/tensors.hpp>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "harness.hpp"
+#include "models/load.hpp"
+
+namespace {
+
+using at::Tensor;
+using nlohmann::json;
+using Method = alkn::ALKN<>;
+
+/// MiB of this process: "VmRSS" now, "VmHWM" at most so far.
+double memory(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(key + ":")) return std::stod(line.substr(key.size() + 1)) / 1024;
+  }
+  throw std::runtime_error("model_iteration: expected " + key + " in /proc/self/status, got none");
+}
+
+struct Batch {
+  Tensor ids, tokens, labels;  ///< [B], [B, T], [B, T]
+};
+
+std::vector<Batch> read_batches(const std::string& path) {
+  std::map<std::string, Tensor> tensors;
+  for (auto& [name, tensor] : alkn::io::load_tensors(path)) tensors.emplace(name, tensor);
+  std::vector<Batch> batches;
+  for (std::int64_t i = 0; tensors.contains("tokens_" + std::to_string(i)); ++i) {
+    const Tensor& tokens = tensors.at("tokens_" + std::to_string(i));
+    const std::int64_t size = tokens.size(0);
+    batches.push_back({at::arange(size * i, size * (i + 1), at::kLong), tokens,
+                       tensors.at("labels_" + std::to_string(i))});
+  }
+  return batches;
+}
+
+class Worker {
+ public:
+  Worker(const std::string& folder, const std::string& batches, bool rows)
+      : model_(models::load(alkn::io::ModelFolder(folder))),
+        batches_(read_batches(batches)),
+        rows_(rows) {
+    note("load");
+  }
+
+  /// A first task, or a later one after a task of one step that leaves the weights as they were.
+  void begin(bool later, bool compact) {
+    method_ = std::make_unique<Method>(model_->named_parameters(),
+                                       alkn::ALKNOptions().compact_state(compact),
+                                       alkn::AdamWOptions(1e-5).weight_decay(0.01));
+    if (later) {
+      task_.emplace(method_->begin_task({.steps = 10}));
+      prepare();
+      iterate();
+      static_cast<void>(task_->end(0));
+      phases_.clear();
+      note("one task");
+    }
+    task_.emplace(method_->begin_task({.steps = 1000}));
+    note("begin_task");
+    prepare();
+    note("retain gradient");
+  }
+
+  /// Seconds of forward and backward pass, of the step, and the loss.
+  json iterate() {
+    const auto seconds_since = [](auto start) {
+      const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+      return time.count();
+    };
+    const Batch& b = batches_[next_++ % batches_.size()];
+    const auto start = std::chrono::steady_clock::now();
+    model_->zero_grad();
+    const Tensor logits = logits_of(b);
+    const Tensor loss =
+        task_ ? task_->loss(b.ids, logits, b.labels) : alkn::mean_nll(logits, b.labels);
+    loss.backward();
+    const double passes = seconds_since(start);
+    const auto before_step = std::chrono::steady_clock::now();
+    if (task_) method_->step();
+    return {{"passes", passes},
+            {"step", task_ ? seconds_since(before_step) : 0.0},
+            {"loss", loss.item<double>()}};
+  }
+
+  /// Resident MiB after each phase, at most, and what the arrays take.
+  [[nodiscard]] json end() {
+    note("iterations");
+    std::int64_t weights = 0;
+    for (const Tensor& p : model_->parameters()) weights += p.numel();
+    return {{"peak_mib", memory("VmHWM")}, {"phases", phases_}, {"weights", weights}};
+  }
+
+ private:
+  [[nodiscard]] Tensor logits_of(const Batch& b) {
+    if (!rows_) return model_->forward(b.tokens);
+    const Tensor rows = alkn::answer_rows(b.labels);
+    return model_->head(model_->hidden(b.tokens).flatten(0, 1).index_select(0, rows));
+  }
+
+  void prepare() {
+    {
+      const at::NoGradGuard no_grad;
+      for (const Batch& b : batches_) task_->remember(b.ids, logits_of(b), b.labels);
+    }
+    const Batch& b = batches_.back();
+    task_->accumulate_retain_gradient(alkn::mean_nll(logits_of(b), b.labels));
+  }
+
+  void note(const char* phase) {
+    phases_.push_back({{"after", phase}, {"resident_mib", memory("VmRSS")}});
+  }
+
+  std::shared_ptr<models::CausalModel> model_;
+  std::vector<Batch> batches_;
+  bool rows_;
+  std::unique_ptr<Method> method_;
+  std::optional<Method::TaskType> task_;
+  std::size_t next_ = 0;
+  json phases_ = json::array();
+};
+
+void run(int argc, char** argv) {
+  alkn_bench::require_release(ALKN_BUILD_TYPE);
+  CLI::App app("One iteration on a real model, as model_iteration.py asks for it");
+  std::string folder, batches, mode = "passes";
+  bool rows = false, compact = false;
+  int threads = at::get_num_threads();
+  app.add_option("--model", folder, "Hugging Face folder")->required();
+  app.add_option("--batches", batches, "safetensors: tokens_0, labels_0, ...")->required();
+  app.add_option("--mode", mode)->check(CLI::IsMember({"passes", "first", "later"}));
+  app.add_flag("--rows", rows, "Head and logits on the answers' positions alone");
+  app.add_flag("--compact", compact, "A compact state");
+  app.add_option("--threads", threads)->check(CLI::PositiveNumber);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    std::exit(app.exit(error));
+  }
+  at::set_num_threads(threads);
+  Worker worker(folder, batches, rows);
+  if (mode != "passes") worker.begin(mode == "later", compact);
+  std::cout << json{{"ready", true}} << std::endl;
+  for (std::string line; std::getline(std::cin, line);) {
+    std::cout << (line == "go" ? worker.iterate() : worker.end()) << std::endl;
+    if (line != "go") return;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    run(argc, argv);
+    return 0;
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return 1;
+  }
+}
