@@ -7,6 +7,7 @@
 #   make experiment        compare all methods at equal forgetting, QUICK=1: a trial of a minute
 #   make test              build and run all tests
 #   make bench             build and run the benchmarks; QUICK=1: the main table, in a minute
+#   make bench-model       an iteration on SmolLM2 beside transformers, into docs/benchmarks.md (5 GB to download)
 #   make golden FILES=...  check golden vectors that the oracle wrote
 #   make tofu_metrics      build the metrics of TOFU's evaluation logs
 #   make report            draw the report of an experiment, RESULTS=FOLDER
@@ -24,7 +25,7 @@ JOBS ?= $(shell nproc)
 RESULTS ?= build/experiment$(if $(QUICK),-quick)
 BUILD := build/$(PRESET)
 
-.PHONY: help setup dev-setup configure demo model test-model experiment test bench golden tofu_metrics \
+.PHONY: help setup dev-setup configure demo model test-model experiment test bench bench-model golden tofu_metrics \
   report results cuda docs format lint
 
 help:
@@ -68,6 +69,13 @@ bench: configure
 	@if [ "$(QUICK)" != 1 ]; then \
 	  $(BUILD)/bin/bench_kernels && $(BUILD)/bin/bench_token_log_probability && $(BUILD)/bin/bench_passes; \
 	fi
+
+bench-model: configure
+	@scripts/setup --model
+	@scripts/model/run
+	@cmake --build $(BUILD) -j $(JOBS) --target bench_model_iteration
+	@.venv-model/bin/python benchmarks/model_iteration.py --out docs/benchmarks/model_iteration.json $(ARGS)
+	@scripts/bench_docs page
 
 golden: configure
 	@if [ -z "$(FILES)" ]; then echo 'golden: expected FILES="a.json b.json", got none' >&2; exit 1; fi

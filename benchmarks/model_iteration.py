@@ -1,6 +1,7 @@
 """One iteration of unlearning on SmolLM2, beside the same in transformers and PyTorch.
 
-    .venv-model/bin/python benchmarks/model_iteration.py [--rounds N] [--threads N] [--out FILE]
+    .venv-model/bin/python benchmarks/model_iteration.py [--rounds N] [--threads N]
+                                                         [--model FOLDER] [--out FILE]
 
 Every comparison starts one process an arm, which loads the model, warms up, and then takes turns
 with the others, one iteration each, in another order every round: what disturbs the machine
@@ -21,7 +22,6 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-MODEL = ROOT / "models" / "smollm2-135m"
 PROGRAM = ROOT / "build" / "release" / "bin" / "bench_model_iteration"
 
 # Tokens of question and answer of 32 pairs of TOFU's forget10, every twelfth, in SmolLM2's
@@ -33,7 +33,7 @@ TOFU = [(39, 15), (19, 37), (22, 26), (21, 35), (21, 27), (18, 23), (23, 36), (2
 FULL = [(0, 64)] * 8
 
 
-def write_batches(lengths, path):
+def write_batches(lengths, vocabulary, path):
     """Batches of eight, padded at the end; the labels of questions and padding are -100."""
     import safetensors.torch
     import torch
@@ -42,7 +42,7 @@ def write_batches(lengths, path):
     for i in range(0, len(lengths), 8):
         part = lengths[i:i + 8]
         width = max(question + answer for question, answer in part)
-        tokens = torch.randint(17, 49152, (len(part), width), generator=generator)
+        tokens = torch.randint(3, vocabulary, (len(part), width), generator=generator)
         labels = tokens.clone()
         for row, (question, answer) in enumerate(part):
             labels[row, :question] = -100
@@ -111,14 +111,14 @@ def peak_mib():
     raise RuntimeError("expected VmHWM in /proc/self/status")
 
 
-def work(mode, batches, threads):
+def work(mode, folder, batches, threads):
     import safetensors.torch
     import torch
     import transformers
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
-    model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.config.use_cache = False
     model.train()
     tensors = safetensors.torch.load_file(batches)
@@ -200,21 +200,22 @@ def compare(arms, rounds, batches_per_round, same_loss):
     return {arm.name: arm.result() for arm in running}
 
 
-def measure(rounds, threads):
-    environment_check()
+def measure(folder, rounds, threads):
+    environment_check(folder)
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     arms = {}
     with tempfile.TemporaryDirectory() as scratch:
         full, tofu = (str(pathlib.Path(scratch) / name) for name in ("full", "tofu"))
-        write_batches(FULL, full)
-        write_batches(TOFU, tofu)
+        write_batches(FULL, vocabulary, full)
+        write_batches(TOFU, vocabulary, tofu)
 
         def ours(batches, mode="passes", *flags):
-            return [str(PROGRAM), "--model", str(MODEL), "--batches", batches, "--mode", mode,
+            return [str(PROGRAM), "--model", str(folder), "--batches", batches, "--mode", mode,
                     "--threads", str(threads), *flags]
 
         def torch(batches, mode="passes"):
-            return [sys.executable, __file__, "--worker", mode, "--batches", batches, "--threads",
-                    str(threads)]
+            return [sys.executable, __file__, "--worker", mode, "--model", str(folder), "--batches",
+                    batches, "--threads", str(threads)]
 
         comparisons = [
             ("passes, 8 x 64", 1, True, {"alkn": ours(full), "transformers": torch(full)}),
@@ -236,10 +237,11 @@ def measure(rounds, threads):
     return {"header": header(rounds, threads, arms), "arms": arms, "bars": bars(arms)}
 
 
-def environment_check():
-    for path, how in ((PROGRAM, "build the target bench_model_iteration"), (MODEL, "run make model")):
+def environment_check(folder):
+    for path, how in ((PROGRAM, "build the target bench_model_iteration"),
+                      (folder / "config.json", "run make model")):
         if not path.exists():
-            sys.exit(f"model_iteration: expected {path.relative_to(ROOT)}, got none: {how}")
+            sys.exit(f"model_iteration: expected {path}, got none: {how}")
 
 
 def header(rounds, threads, arms):
@@ -284,15 +286,17 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=pathlib.Path,
                         default=ROOT / "build" / "bench" / "model_iteration.json")
+    parser.add_argument("--model", type=pathlib.Path, default=ROOT / "models" / "smollm2-135m",
+                        help="Hugging Face folder (default models/smollm2-135m)")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--batches", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rounds < 1 or options.threads < 1:
         parser.error("expected at least one round and one thread")
     if options.worker:
-        work(options.worker, options.batches, options.threads)
+        work(options.worker, options.model, options.batches, options.threads)
         return
-    result = measure(options.rounds, options.threads)
+    result = measure(options.model, options.rounds, options.threads)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     for bar in result["bars"]:
