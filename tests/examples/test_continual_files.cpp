@@ -284,8 +284,7 @@ TEST_CASE("a system that fails costs the run and no file", "[end-to-end]") {
                "ALKN_FAULTS='" + plan + "' LD_PRELOAD='" ALKN_FAULTY_SYSTEM "' ");
   };
   // Interrupted calls and short writes change nothing.
-  for (const char* plan :
-       {"write 0 4", "write 0 -1 1000", "fsync 0 4", "read 0 4", "pread 0 -1 999"}) {
+  for (const char* plan : {"write 0 4", "write 0 -1 1000", "fsync 0 4", "pread 0 -1 999"}) {
     INFO(plan);
     const Result result = faulty(plan, "disturbed");
     INFO(result.output);

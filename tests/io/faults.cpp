@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <sstream>
+#include <string_view>
 
 namespace {
 
@@ -50,6 +51,8 @@ bool fails(const char* call) {
   return true;
 }
 
+int shared = 0, exclusive = 0;  // temporary files that were made
+
 template <class Function>
 Function* real(const char* name) {
   return reinterpret_cast<Function*>(::dlsym(RTLD_NEXT, name));
@@ -60,6 +63,8 @@ Function* real(const char* name) {
 namespace faults {
 void plan(const std::string& text) { state().set(text); }
 int count() { return state().done; }
+int shared_temporaries() { return shared; }
+int exclusive_temporaries() { return exclusive; }
 }  // namespace faults
 
 extern "C" {
@@ -71,6 +76,7 @@ int open(const char* path, int flags, ...) {
     va_start(list, flags);
     mode = va_arg(list, ::mode_t);
     va_end(list);
+    if (std::string_view(path).ends_with(".tmp")) ++((flags & O_EXCL) != 0 ? exclusive : shared);
   }
   return fails("open") ? -1 : real<int(const char*, int, ...)>("open")(path, flags, mode);
 }

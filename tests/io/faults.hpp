@@ -15,6 +15,11 @@ void plan(const std::string& text);
 /// How many calls have failed or were cut since.
 int count();
 
+/// Temporary files that were opened so far in a way that another writer's could have been meant,
+/// and in a way (O_EXCL) that could not.
+int shared_temporaries();
+int exclusive_temporaries();
+
 /// Ends the plan with its scope.
 struct Plan {
   explicit Plan(const std::string& text) { plan(text); }

@@ -321,6 +321,8 @@ TEST_CASE("writers of one path never commit each other's bytes", "[files]") {
     mixed += whole ? 0 : 1;
   }
   for (std::thread& writer : writers) writer.join();
+  CHECK(faults::shared_temporaries() == 0);
+  CHECK(faults::exclusive_temporaries() >= 1);
   CHECK(mixed == 0);
   CHECK(errors == 0);
   CHECK(folder.num_files() == 1);
