@@ -155,7 +155,8 @@ inline DataSet make_generated(const DataSettings& settings) {
 }
 
 /// TOFU: `forget10.json` and `retain90.json` in a folder, twenty lines an author; rephrased
-/// questions from `forget10_perturbed.json` where it is there.
+/// questions from `forget10_perturbed.json` where it is there. A line with a key twice, and a
+/// question or answer of blanks alone (Unicode's, also those without width), are refused.
 /// Throws std::runtime_error that names file and line.
 inline DataSet read_tofu(const std::filesystem::path& folder, const DataSettings& settings) {
   const auto path = folder / "forget10.json";
