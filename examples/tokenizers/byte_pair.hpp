@@ -149,8 +149,8 @@ class BytePair {
         }
         return *id;
       };
-      merges_[key(part_of(left), part_of(right))] = {static_cast<std::int32_t>(rank),
-                                                     part_of(left + right)};
+      const std::int64_t left_id = part_of(left), right_id = part_of(right);
+      merges_[key(left_id, right_id)] = {static_cast<std::int32_t>(rank), part_of(left + right)};
     }
   }
 
