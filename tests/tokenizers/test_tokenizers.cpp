@@ -372,6 +372,12 @@ TEST_CASE("a format of the user's own") {
       tokenizer.encode_pair("Who?", "the author", static_cast<std::int64_t>(prompt) + 1, "");
   CHECK(cut.ids == Ids(both.begin(), both.begin() + static_cast<std::ptrdiff_t>(prompt) + 1));
   CHECK(cut.labels.size() == cut.ids.size());
+  const std::string length = std::to_string(prompt);
+  CHECK(error_of([&] {
+          static_cast<void>(
+              tokenizer.encode_pair("Who?", "the author", std::ssize(cut.ids) - 1, "line 1"));
+        }) == "continual: expected a prompt shorter than the context of " + length +
+                  " tokens, got " + length + " tokens (line 1)");
 
   const auto text = tokenizer.encode_text("the author");
   Ids plain = joined("the author");
