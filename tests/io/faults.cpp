@@ -12,8 +12,10 @@
 #include <cstdarg>
 #include <cstddef>
 #include <cstdlib>
+#include <functional>
 #include <sstream>
 #include <string_view>
+#include <utility>
 
 namespace {
 
@@ -51,6 +53,7 @@ bool fails(const char* call) {
   return true;
 }
 
+std::function<void()> after_lock;
 int shared = 0, exclusive = 0;  // temporary files that were made
 
 template <class Function>
@@ -63,6 +66,7 @@ Function* real(const char* name) {
 namespace faults {
 void plan(const std::string& text) { state().set(text); }
 int count() { return state().done; }
+void after_next_lock_is_opened(std::function<void()> action) { after_lock = std::move(action); }
 int shared_temporaries() { return shared; }
 int exclusive_temporaries() { return exclusive; }
 }  // namespace faults
@@ -78,7 +82,12 @@ int open(const char* path, int flags, ...) {
     va_end(list);
     if (std::string_view(path).ends_with(".tmp")) ++((flags & O_EXCL) != 0 ? exclusive : shared);
   }
-  return fails("open") ? -1 : real<int(const char*, int, ...)>("open")(path, flags, mode);
+  if (fails("open")) return -1;
+  const int file = real<int(const char*, int, ...)>("open")(path, flags, mode);
+  if (std::string_view(path).ends_with(".lock")) {
+    if (const auto action = std::exchange(after_lock, nullptr)) action();
+  }
+  return file;
 }
 
 ssize_t write(int file, const void* data, std::size_t size) {

@@ -1,6 +1,7 @@
 // Calls of the system that fail as a test asks: see faults.cpp.
 #pragma once
 
+#include <functional>
 #include <string>
 
 namespace faults {
@@ -19,6 +20,9 @@ int count();
 /// and in a way (O_EXCL) that could not.
 int shared_temporaries();
 int exclusive_temporaries();
+
+/// What another process does just after the next lock's file was opened, before it is locked.
+void after_next_lock_is_opened(std::function<void()> action);
 
 /// Ends the plan with its scope.
 struct Plan {

@@ -347,6 +347,24 @@ TEST_CASE("a lock keeps another process out, and says which one has it", "[files
             ", got " + reason(ENOENT));
 }
 
+TEST_CASE("a lock on a file that its owner has just removed is none", "[files]") {
+  const Folder folder;
+  const fs::path path = folder.file("run");
+  faults::after_next_lock_is_opened([&] {
+    for (const auto& entry : fs::directory_iterator(path.parent_path())) fs::remove(entry);
+  });
+  const alkn::io::FileLock held(path);
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const std::string error = error_of([&] { const alkn::io::FileLock second(path); });
+    ::_exit(error.find("got process " + std::to_string(::getppid())) == std::string::npos ? 1 : 0);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+}
+
 TEST_CASE("a lock is held by one process at a time, however they come and go", "[files]") {
   const Folder folder;
   const fs::path path = folder.file("run"), inside = folder.file("inside");
