@@ -1,7 +1,8 @@
 # The commands of the project. Each installs what it lacks (scripts/setup) and builds by a CMake
 # preset.
 #
-#   make demo              train a small model, then make it forget, method by method
+#   make demo              train a small model, then make it forget, method by method;
+#                          MODEL=smollm2: teach that model, then make it forget (half an hour)
 #   make model             put SmolLM2-135M-Instruct into models/smollm2-135m (93 MB to download)
 #   make test-model        run transformers beside the models of examples/models (5 GB to download)
 #   make experiment        compare all methods at equal forgetting, QUICK=1: a trial of a minute
@@ -40,9 +41,14 @@ dev-setup:
 configure: setup
 	@cmake --preset $(PRESET)
 
-demo: configure
+# The checkpoint's data: questions and answers without its chat template, which is longer than they.
+demo: configure $(if $(filter smollm2,$(MODEL)),model)
 	@cmake --build $(BUILD) -j $(JOBS) --target continual
-	@$(BUILD)/bin/continual --out build/demo $(ARGS)
+	@$(if $(MODEL),$(DEMO_CHECKPOINT),$(BUILD)/bin/continual --out build/demo $(ARGS))
+
+DEMO_CHECKPOINT = $(BUILD)/bin/continual --model $(if $(filter smollm2,$(MODEL)),models/smollm2-135m,$(MODEL)) \
+  --format 'Question: {question}\nAnswer: {answer}' --tasks 3 --authors-per-task 2 \
+  --retain-authors 8 --teach 8 --teach-until 0.8 --out build/demo-$(notdir $(MODEL)) $(ARGS)
 
 model:
 	@scripts/model/run

@@ -68,12 +68,13 @@ Tokenizer read_tokenizer(const std::filesystem::path& path) {
 
 }  // namespace
 
-bool memorise(Transformer& model, const Samples& samples, const Settings& settings,
-              const std::int64_t steps, const std::filesystem::path& checkpoint) {
+bool memorise(Model& model, const Samples& samples, const Settings& settings,
+              const std::int64_t steps, const std::filesystem::path& checkpoint,
+              const std::function<bool(std::int64_t)>& enough) {
   const BaseSettings& base = settings.base;
   const std::int64_t per_epoch = num_batches(samples, base.batch);
   // Outside a task a method is its base optimizer, AdamW; as a method it can be saved and resumed.
-  alkn::TaskVector<> optimizer(model.named_parameters(), {}, alkn::AdamWOptions(base.lr));
+  alkn::TaskVector<> optimizer(trainable(model), {}, alkn::AdamWOptions(base.lr));
   at::Tensor position = at::full({1}, 0, at::kLong);
   const alkn::io::NamedTensors buffers{{"trainer.position", position}};
   if (settings.resume && std::filesystem::exists(checkpoint)) {
@@ -97,7 +98,7 @@ bool memorise(Transformer& model, const Samples& samples, const Settings& settin
     }
     const Batch& batch = batches[static_cast<std::size_t>(step % per_epoch)];
     optimizer.zero_grad();
-    const at::Tensor loss = alkn::mean_nll(model.forward(batch.tokens), batch.labels);
+    const at::Tensor loss = alkn::mean_nll(model.logits(batch), batch.labels);
     loss.backward();
     optimizer.step();
     schedule.step();
@@ -107,6 +108,9 @@ bool memorise(Transformer& model, const Samples& samples, const Settings& settin
       return false;
     }
     progress.step(fmt::format("loss {:.3f}", loss.item<double>()));
+    if (enough && (step + 1) % per_epoch == 0 && enough((step + 1) / per_epoch)) {
+      break;
+    }
   }
   alkn::io::remove_file(checkpoint);
   return true;

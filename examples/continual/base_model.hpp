@@ -1,7 +1,9 @@
 // The model that has learned everything: trained once, kept on the disk.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -22,10 +24,12 @@ struct Trained {
 };
 
 /// Memorises the samples in `steps` steps: a linear warm-up over the first pass, then down to zero.
+/// `enough` (may be empty) is asked after each pass whether to stop, with the number of passes.
 /// Returns false if it was interrupted; a checkpoint is then on the disk, which settings.resume
 /// takes up.
-bool memorise(Transformer& model, const Samples& samples, const Settings& settings,
-              std::int64_t steps, const std::filesystem::path& checkpoint);
+bool memorise(Model& model, const Samples& samples, const Settings& settings, std::int64_t steps,
+              const std::filesystem::path& checkpoint,
+              const std::function<bool(std::int64_t)>& enough = {});
 
 /// The trained model of this data and these settings, from `folder` if it is there.
 /// Returns nothing if the training was interrupted; a checkpoint is then in the folder.

@@ -13,16 +13,14 @@
 
 namespace continual {
 
-inline constexpr std::int64_t kEvaluationBatch = 64;
-
 /// Mean over the samples of exp(- mean NLL of the answer's tokens), without those that have no
 /// token that counts; NaN where there are no others.
-inline double answer_probability(Transformer& model, const Samples& samples) {
+inline double answer_probability(Model& model, const Samples& samples) {
   const at::NoGradGuard no_grad;
   double sum = 0;
   std::int64_t counted = 0;
-  for (const Batch& batch : batches_by_length(samples, kEvaluationBatch)) {
-    const at::Tensor nll = alkn::sequence_nll(model.forward(batch.tokens), batch.labels);
+  for (const Batch& batch : batches_by_length(samples, model.evaluation_batch())) {
+    const at::Tensor nll = alkn::sequence_nll(model.logits(batch), batch.labels);
     const at::Tensor count = alkn::valid_tokens(batch.labels);
     const at::Tensor has_any = count.gt(0);
     sum += nll.div(count.clamp_min(1)).neg().exp().mul(has_any).sum(at::kDouble).item<double>();
@@ -33,14 +31,12 @@ inline double answer_probability(Transformer& model, const Samples& samples) {
 }
 
 /// Mean NLL over all tokens that count.
-inline double mean_loss(Transformer& model, const Samples& samples) {
+inline double mean_loss(Model& model, const Samples& samples) {
   const at::NoGradGuard no_grad;
   double sum = 0;
   std::int64_t count = 0;
-  for (const Batch& batch : batches_by_length(samples, kEvaluationBatch)) {
-    sum += alkn::sequence_nll(model.forward(batch.tokens), batch.labels)
-               .sum(at::kDouble)
-               .item<double>();
+  for (const Batch& batch : batches_by_length(samples, model.evaluation_batch())) {
+    sum += alkn::sequence_nll(model.logits(batch), batch.labels).sum(at::kDouble).item<double>();
     count += alkn::valid_tokens(batch.labels).sum().item<std::int64_t>();
   }
   return count == 0 ? 0.0 : sum / static_cast<double>(count);
@@ -54,7 +50,7 @@ struct Probabilities {
   double shown = 0, unseen = 0;
 };
 
-inline Probabilities evaluate(Transformer& model, const EncodedData& data, std::size_t task) {
+inline Probabilities evaluate(Model& model, const EncodedData& data, std::size_t task) {
   Samples earlier;
   for (std::size_t t = 0; t < task; ++t) {
     const Samples& forget = data.requests[t].forget;
@@ -67,7 +63,7 @@ inline Probabilities evaluate(Transformer& model, const EncodedData& data, std::
 }
 
 /// The same over all requests at once.
-inline Probabilities evaluate_all(Transformer& model, const EncodedData& data) {
+inline Probabilities evaluate_all(Model& model, const EncodedData& data) {
   Samples forget, rephrased;
   for (const EncodedRequest& request : data.requests) {
     forget.insert(forget.end(), request.forget.begin(), request.forget.end());

@@ -18,18 +18,52 @@
 
 #include "cli/numbers.hpp"
 #include "continual/base_model.hpp"
+#include "continual/comparison.hpp"
 #include "continual/interrupt.hpp"
 #include "continual/methods.hpp"
+#include "continual/pretrained.hpp"
 #include "continual/readers.hpp"
 #include "continual/run_folder.hpp"
 #include "continual/settings.hpp"
-#include "continual/tables.hpp"
 
 namespace continual {
 namespace {
 
 constexpr int kInterrupted = 130;  // the shell's 128 + SIGINT
-constexpr const char* kAlone = "a folder that no other process writes to";
+
+/// A number between 0 and 1, neither of them.
+CLI::Validator probability() {
+  return {[](const std::string& text) {
+            char* end = nullptr;
+            const double value = std::strtod(text.c_str(), &end);
+            return !text.empty() && *end == '\0' && value > 0 && value < 1
+                       ? std::string()
+                       : "expected a probability between 0 and 1, got " + text;
+          },
+          "PROBABILITY"};
+}
+
+void add_model_options(CLI::App& app, PretrainedSettings& p) {
+  app.add_option("--model", p.folder,
+                 "Hugging Face folder of a checkpoint to unlearn in, in place of the small model");
+  app.add_option("--teach", p.teach, "passes that teach the checkpoint the data first")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--teach-until", p.teach_until, "answer probability at which that ends")
+      ->check(probability());
+  app.add_option("--teach-lr", p.teach_lr, "learning rate of that")->check(cli::finite());
+  app.add_option("--train", p.train, "regular expression of the parameters that change");
+  app.add_option(
+      "--format", p.format,
+      "of question and answer, say \"Question: {question}\\nAnswer: {answer}\", in place "
+      "of the checkpoint's chat template");
+  app.add_option("--dtype", p.dtype, "of the weights in memory")
+      ->check(CLI::IsMember({"float32", "bfloat16"}))
+      ->capture_default_str();
+  app.add_flag("--recompute", p.recompute,
+               "blocks run again in the backward pass: less memory, a third more time");
+  app.add_flag("--dry-run", p.dry_run, "with --model: stop at the memory plan");
+}
 
 void add_options(CLI::App& app, Settings& s) {
   std::vector<std::string> method_names{"all"}, preset_names;
@@ -90,27 +124,6 @@ void add_options(CLI::App& app, Settings& s) {
       ->capture_default_str();
 }
 
-/// All that decides the result, but for the trained model.
-Json config_of(const Settings& settings, const MethodEntry& method, const std::string& texts) {
-  Json config =
-      to_json(settings, method.name, strength_of(method, settings), at::get_num_threads());
-  config["hash_of_texts"] = texts;
-  return config;
-}
-
-/// A resumed run must be the run that was interrupted.
-void check_config(const std::filesystem::path& path, const Json& config, bool resume) {
-  if (resume) require_same(path, config, "--resume with the settings of the interrupted run");
-  write_json(path, config);
-}
-
-/// The same before the model is trained, as far as it can be told.
-void check_before_training(const std::filesystem::path& path, Json config) {
-  if (!std::filesystem::exists(path)) return;
-  config["hash_of_model"] = read_object(path).value("hash_of_model", Json());
-  require_same(path, config, "--resume with the settings of the interrupted run");
-}
-
 /// A file for checkpoints must be nothing else: it is written over, and goes with the last request.
 void check_checkpoint(const std::filesystem::path& path) {
   const alkn::io::AtomicFile probe(path);  // can be written, and is no pipe or device
@@ -122,153 +135,6 @@ void check_checkpoint(const std::filesystem::path& path) {
   }
   if (!is_checkpoint) data_error("a checkpoint, or no file yet", "another file", path.string());
 }
-
-/// Runs methods from one trained model.
-class Comparison {
- public:
-  /// @param texts a number for all texts of the data
-  Comparison(const Settings& settings, Trained trained, std::string texts)
-      : settings_(settings),
-        trained_(std::move(trained)),
-        texts_hash_(std::move(texts)),
-        before_(evaluate_all(*trained_.model, trained_.data)),
-        trained_loss_(mean_loss(*trained_.model, trained_.data.shown)) {
-    TextHash hash;
-    for (const at::Tensor& parameter : trained_.model->parameters()) {
-      weights_.push_back(parameter.detach().clone());
-      hash.add({static_cast<const char*>(weights_.back().const_data_ptr()),
-                static_cast<std::size_t>(weights_.back().nbytes())});
-    }
-    model_hash_ = hash.text();
-  }
-
-  /// Returns false if it was interrupted.
-  bool run(const MethodEntry& method, const std::filesystem::path& folder, bool details) {
-    const at::AutoGradMode with_grad(true);
-    restore_weights();
-    prepare_folder(folder);
-    std::optional<alkn::io::FileLock> lock;
-    if (folder != settings_.out) lock_path(lock, folder / "run", kAlone);
-    const Strength strength = strength_of(method, settings_);
-    const Json config = full_config(method);
-    check_config(folder / "config.json", config, settings_.resume);
-    for (const char* result : {"summary.json", "model.safetensors"}) {
-      std::filesystem::remove(folder / result);  // of an earlier run: this one has yet to finish
-    }
-    alkn::io::write_file(folder / "tokenizer.model", trained_.tokenizer.model());
-    MetricsFile metrics(folder / "metrics.jsonl", settings_.resume);
-    MethodRow result{method.title, {}, 0, 0};
-    Run run{*trained_.model,
-            trained_.data,
-            settings_,
-            strength,
-            method.title,
-            checkpoint_in(folder),
-            metrics,
-            trained_loss_,
-            [&](std::int64_t task, const TaskRow& row) {
-              result.seconds += row.seconds;
-              result.fraction_trained +=
-                  row.fraction_trained / static_cast<double>(trained_.data.requests.size());
-              reduced_ = reduced_ || row.lambda_reduced;
-              if (details) {
-                print_request(task, trained_.data.requests[static_cast<std::size_t>(task)].name,
-                              row);
-              }
-            },
-            identity_of(config)};
-    if (details) {
-      fmt::print("\n{}: lr {:g}, {} epochs, batch {}\n", method.title, strength.lr, strength.epochs,
-                 strength.batch);
-      print_request_header(before_);
-    }
-    if (!method.unlearn(run)) {
-      fmt::print("\ninterrupted; the same command with --resume goes on from {}\n",
-                 run.checkpoint.string());
-      return false;
-    }
-    result.probabilities = evaluate_all(*trained_.model, trained_.data);
-    save_model(folder / "model.safetensors", *trained_.model);
-    write_json(folder / "summary.json", summary(result));
-    rows_.push_back(result);
-    return true;
-  }
-
-  /// A method that an interrupted comparison had finished, from its summary.json.
-  bool reuse(const MethodEntry& method, const std::filesystem::path& folder) {
-    if (!settings_.resume || !std::filesystem::exists(folder / "summary.json")) {
-      return false;
-    }
-    check_config(folder / "config.json", full_config(method), true);
-    const auto path = folder / "summary.json";
-    const Json saved = read_object(path);
-    rows_.push_back({method.title,
-                     probabilities_from(field<Json>(saved, "after", path.string()), path.string()),
-                     field<double>(saved, "fraction_trained", path.string()),
-                     field<double>(saved, "seconds", path.string())});
-    return true;
-  }
-
-  void print() const {
-    fmt::print("\n");
-    print_comparison(before_, rows_);
-    if (reduced_) {
-      fmt::print("* lambda was reduced to keep the loss on what is shown within the guard\n");
-    }
-  }
-
-  [[nodiscard]] Json summaries() const {
-    Json all = Json::array();
-    for (const MethodRow& row : rows_) {
-      all.push_back(summary(row));
-    }
-    return all;
-  }
-
- private:
-  /// All that decides the result.
-  [[nodiscard]] Json full_config(const MethodEntry& method) const {
-    Json config = config_of(settings_, method, texts_hash_);
-    config["hash_of_model"] = model_hash_;
-    return config;
-  }
-
-  static std::int64_t identity_of(const Json& config) {
-    TextHash hash;
-    hash.add(config.dump());
-    return static_cast<std::int64_t>(hash.value());
-  }
-
-  void restore_weights() {
-    const at::NoGradGuard no_grad;
-    const auto parameters = trained_.model->parameters();
-    for (std::size_t i = 0; i < parameters.size(); ++i) {
-      at::Tensor(parameters[i]).copy_(weights_[i]);
-    }
-  }
-
-  [[nodiscard]] std::filesystem::path checkpoint_in(const std::filesystem::path& folder) const {
-    return settings_.checkpoint.empty() ? folder / "checkpoint.safetensors" : settings_.checkpoint;
-  }
-
-  [[nodiscard]] Json summary(const MethodRow& row) const {
-    return {{"method", row.title},
-            {"data", trained_.data.name},
-            {"before", to_json(before_)},
-            {"after", to_json(row.probabilities)},
-            {"fraction_trained", row.fraction_trained},
-            {"seconds", row.seconds}};
-  }
-
-  const Settings& settings_;
-  Trained trained_;
-  std::string texts_hash_, model_hash_;
-  Probabilities before_;
-  double trained_loss_;
-  std::vector<at::Tensor> weights_;
-  std::vector<MethodRow> rows_;
-  bool reduced_ = false;
-};
 
 int run(Settings settings) {
   if (settings.threads > 0) {
@@ -284,19 +150,13 @@ int run(Settings settings) {
     lock_path(checkpoint_lock, settings.checkpoint, "a checkpoint that no other process writes");
   }
 
+  if (!settings.pretrained.folder.empty()) {
+    return run_pretrained(settings) ? EXIT_SUCCESS : kInterrupted;
+  }
   const DataSet data = load_data(settings.data);
   TextHash texts;
   texts.add(data);
-  const bool all = settings.method == "all";
-  const auto folder_of = [&](const MethodEntry& method) {
-    return all ? settings.out / method.name : settings.out;
-  };
-  for (const MethodEntry& method : methods()) {
-    if (settings.resume && (all || settings.method == method.name)) {
-      check_before_training(folder_of(method) / "config.json",
-                            config_of(settings, method, texts.text()));
-    }
-  }
+  check_before_training(settings, texts.text());
   catch_interrupts();  // until here a signal ends the program at once: nothing is lost
   fmt::print("data: {}, {} requests\n", data.name, data.requests.size());
   auto trained = train_or_load(data, settings, cache);
@@ -312,20 +172,19 @@ int run(Settings settings) {
   if (const std::int64_t cut = trained->data.num_cut(); cut > 0) {
     fmt::print("note: {} answers are too long for the model and lose their ends\n", cut);
   }
-  Comparison comparison(settings, std::move(*trained), texts.text());
-  for (const MethodEntry& method : methods()) {
-    if (!all && settings.method != method.name) {
-      continue;
-    }
-    const auto folder = folder_of(method);
-    const bool details = !all || method.name == methods().front().name;
-    if (!(all && comparison.reuse(method, folder)) && !comparison.run(method, folder, details)) {
-      return kInterrupted;
-    }
-  }
-  comparison.print();
-  if (all) {
-    write_json(settings.out / "summary.json", comparison.summaries());
+  const Subject subject{*trained->model,
+                        trained->data,
+                        texts.text(),
+                        [&](const std::filesystem::path& folder) {
+                          alkn::io::write_file(folder / "tokenizer.model",
+                                               trained->tokenizer.model());
+                        },
+                        [&](const std::filesystem::path& folder) {
+                          save_model(folder / "model.safetensors", *trained->model);
+                        },
+                        "model.safetensors"};
+  if (!compare(settings, subject)) {
+    return kInterrupted;
   }
   return EXIT_SUCCESS;
 }
@@ -338,7 +197,11 @@ int main(int argc, char** argv) {
                "continual");
   continual::Settings settings;
   continual::add_options(app, settings);
+  continual::add_model_options(app, settings.pretrained);
   CLI11_PARSE(app, argc, argv);
+  if (!settings.pretrained.folder.empty() && app.count("--method") == 0) {
+    settings.method = continual::methods().front().name;  // all of them would take hours
+  }
   try {
     return continual::run(settings);
   } catch (const c10::Error& error) {

@@ -81,10 +81,34 @@ const std::vector<PresetEntry>& presets() {
   return table;
 }
 
+namespace {
+
+/// For a checkpoint of 135 million weights. `paper` has what the paper took for models of billions.
+Strength pretrained_strength(std::string_view method, std::string_view preset) {
+  if (method == "alkn" && preset == "paper") {
+    return {3e-5, 0.8, 0, 5, 32};
+  }
+  if (method == "alkn") {
+    return {3e-5, preset == "reference" ? 3.0 : 4.0, 0, 5, 8};
+  }
+  if (method == "npo+retain") {
+    return {3e-5, 0, 20, 5, 8};
+  }
+  if (method == "task-vector") {
+    return {3e-5, 1, 0, 5, 8};
+  }
+  return {3e-6, 0, method == "gradient-ascent+retain" ? 1.0 : 0.0, 5, 8};
+}
+
+}  // namespace
+
 // Answers that people wrote are longer and share less with each other than those that are made up:
 // at these rates they would be forgotten several times over. On TOFU ALKN so leaves 48 % of what is
 // forgotten, 98 % of what is shown and 78 % of what is not; the other rates there are not tuned.
 Strength strength_of(const MethodEntry& method, const Settings& settings) {
+  if (!settings.pretrained.folder.empty()) {
+    return settings.over(pretrained_strength(method.name, settings.preset));
+  }
   constexpr double kTextRate = 0.3;
   Strength strength = method.strength;
   for (const PresetEntry& preset : presets()) {

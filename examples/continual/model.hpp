@@ -1,4 +1,5 @@
-// A small decoder-only transformer: pre-norm, learned positions, GELU, untied head.
+// What the loop needs of a model, and a small decoder-only transformer: pre-norm, learned
+// positions, GELU, untied head.
 #pragma once
 
 #include <ATen/Context.h>
@@ -19,13 +20,37 @@
 #include <utility>
 #include <vector>
 
+#include "continual/batch.hpp"
+
 namespace continual {
+
+/// A model as training and measurement see it.
+class Model : public torch::nn::Module {
+ public:
+  /// What the losses take beside the batch's labels: logits [B, T, V], or those of
+  /// alkn::answer_rows(labels) alone, [N, V].
+  virtual at::Tensor logits(const Batch& batch) = 0;
+
+  /// Samples at once where no gradient is needed.
+  [[nodiscard]] virtual std::int64_t evaluation_batch() const { return 64; }
+};
 
 struct ModelConfig {
   std::int64_t vocabulary = 0;
   std::int64_t layers = 3, width = 128, heads = 4;
   std::int64_t context = 256;  ///< tokens at most
 };
+
+/// The parameters that are to change; frozen ones are left out, and take no memory of a method.
+inline std::vector<std::pair<std::string, at::Tensor>> trainable(const Model& model) {
+  std::vector<std::pair<std::string, at::Tensor>> parameters;
+  for (const auto& item : model.named_parameters()) {
+    if (item.value().requires_grad()) {
+      parameters.emplace_back(item.key(), item.value());
+    }
+  }
+  return parameters;
+}
 
 /// Keys and values of the tokens so far, one pair of [B, heads, t, width / heads] a layer.
 /// Empty: nothing was fed yet.
@@ -85,7 +110,7 @@ class Block : public torch::nn::Module {
   torch::nn::Linear up_, down_;
 };
 
-class Transformer : public torch::nn::Module {
+class Transformer : public Model {
  public:
   /// Weights are drawn from LibTorch's CPU generator: seed it before.
   explicit Transformer(const ModelConfig& config)
@@ -126,6 +151,8 @@ class Transformer : public torch::nn::Module {
     }
     return head_(norm_(x));
   }
+
+  at::Tensor logits(const Batch& batch) override { return forward(batch.tokens); }
 
   [[nodiscard]] const ModelConfig& config() const { return config_; }
 

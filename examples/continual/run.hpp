@@ -31,7 +31,7 @@ struct TaskRow {
 
 /// What a run works with.
 struct Run {
-  Transformer& model;
+  Model& model;
   const EncodedData& data;
   const Settings& settings;
   const Strength& strength;

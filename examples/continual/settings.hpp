@@ -29,10 +29,24 @@ struct BaseSettings {
   double lr = 2e-3;
 };
 
+/// A checkpoint in place of the small model.
+struct PretrainedSettings {
+  std::filesystem::path folder;       ///< Hugging Face's; empty: the small model
+  std::int64_t teach = 0;             ///< passes over the data before anything is forgotten
+  std::optional<double> teach_until;  ///< answer probability that is enough
+  std::optional<double> teach_lr;
+  std::string train;  ///< regular expression of the parameters that change; empty: all
+  std::optional<std::string> format;  ///< of question and answer; none: the chat template
+  std::string dtype = "float32";
+  bool recompute = false;  ///< blocks run again in the backward pass
+  bool dry_run = false;    ///< stop at the memory plan
+};
+
 /// The command line. An option that is not given keeps the method's, or the preset's, own value.
 struct Settings {
   DataSettings data;
   BaseSettings base;
+  PretrainedSettings pretrained;
   std::string method = "all";
   std::string preset = "conflict";
   std::optional<double> lr, lambda, retain_weight;
@@ -84,6 +98,14 @@ inline Json to_json(const Settings& settings, const std::string& method, const S
             {"base_lr", settings.base.lr},
             {"vocabulary", settings.base.vocabulary}};
   json["guard"] = settings.guard ? Json(*settings.guard) : nullptr;
+  if (const PretrainedSettings& p = settings.pretrained; !p.folder.empty()) {
+    json["model"] = {{"folder", p.folder.string()},
+                     {"teach", p.teach},
+                     {"teach_until", p.teach_until ? Json(*p.teach_until) : nullptr},
+                     {"train", p.train},
+                     {"format", p.format ? Json(*p.format) : nullptr},
+                     {"dtype", p.dtype}};
+  }
   return json;
 }
 

@@ -28,8 +28,7 @@ template <class Method>
 class Unlearning {
  public:
   Unlearning(const Run& run, const typename Method::Options& options)
-      : run_(run),
-        unlearner_(run.model.named_parameters(), options, alkn::AdamWOptions(run.strength.lr)) {}
+      : run_(run), unlearner_(trainable(run.model), options, alkn::AdamWOptions(run.strength.lr)) {}
 
   /// All requests, or, after an interruption, those that are left.
   /// Returns nothing if it was interrupted: a checkpoint is then on the disk.
@@ -74,13 +73,12 @@ class Unlearning {
     if (task.wants_memory()) {
       const at::NoGradGuard no_grad;
       for (const Batch& batch : pass(request.forget, kForgetBatches, 0)) {
-        task.remember(batch.ids, run_.model.forward(batch.tokens), batch.labels);
+        task.remember(batch.ids, run_.model.logits(batch), batch.labels);
       }
     }
     if (task.wants_retain_gradient()) {
       for (const Batch& batch : pass(run_.data.shown, kRetainBatches, 0)) {
-        task.accumulate_retain_gradient(
-            alkn::mean_nll(run_.model.forward(batch.tokens), batch.labels));
+        task.accumulate_retain_gradient(alkn::mean_nll(run_.model.logits(batch), batch.labels));
       }
     }
   }
@@ -104,7 +102,7 @@ class Unlearning {
       }
       const Batch& batch = forget[static_cast<std::size_t>(step % per_epoch)];
       unlearner_.zero_grad();
-      at::Tensor loss = task.loss(batch.ids, run_.model.forward(batch.tokens), batch.labels);
+      at::Tensor loss = task.loss(batch.ids, run_.model.logits(batch), batch.labels);
       const auto forget_loss = loss.template item<double>();
       std::optional<double> retain_loss;
       if (task.wants_retain_loss()) {
@@ -112,7 +110,7 @@ class Unlearning {
           retain = pass(run_.data.shown, kRetainBatches, step / per_retain);
         }
         const Batch& kept = retain[static_cast<std::size_t>(step % per_retain)];
-        const at::Tensor term = task.retain_loss(run_.model.forward(kept.tokens), kept.labels);
+        const at::Tensor term = task.retain_loss(run_.model.logits(kept), kept.labels);
         retain_loss = term.template item<double>();
         loss = loss + term;
       }

@@ -2,6 +2,8 @@
 #include "models/load.hpp"
 
 #include <unistd.h>
+#include <alkn/alkn.hpp>
+#include <alkn/autograd/checkpointed.hpp>
 #include <alkn/io/save_model.hpp>
 
 #include <cstdint>
@@ -227,4 +229,62 @@ TEST_CASE("what a model cannot do is said", "[models]") {
         "[97, 32], \"model.embed_tokens.weight\" F32 [96, 32] for Float [97, 32] (" +
             path.string() + ")");
   fs::remove_all(path);
+}
+
+TEST_CASE("the page's twenty lines unlearn in a checkpoint", "[models]") {
+  const fs::path checkpoint = fixture("llama_grouped");
+  const fs::path out = fs::temp_directory_path() / ("alkn-own-" + std::to_string(::getpid()));
+  const at::Tensor tokens = at::arange(3, 43, at::kLong).view({2, 20});
+  const struct Batch {
+    at::Tensor ids, tokens, labels;
+  } batch{at::arange(0, 2, at::kLong), tokens,
+          tokens.clone().index_fill_(1, at::arange(0, 8, at::kLong), -100)};
+  const std::vector<Batch> forget{batch}, retain{{batch.ids, tokens.flip(1), batch.labels.flip(1)}};
+  // [load]
+  const alkn::io::ModelFolder folder(checkpoint);
+  const auto model = models::load(folder);             // float32, whatever the file has
+  models::train_only(*model, R"(model\.layers\..*)");  // or leave it out, to train all
+  model->set_run_block([](models::Block& block, const auto& body, const at::Tensor& x) {
+    return alkn::checkpointed(body, block.parameters(), x);  // less memory, a third more time
+  });
+  const auto loss_rows = [&](const Batch& b) {  // logits of the answers alone
+    const at::Tensor hidden = model->hidden(b.tokens).flatten(0, 1);
+    return model->head(hidden.index_select(0, alkn::answer_rows(b.labels)));
+  };
+  // [load]
+  // [unlearn]
+  std::vector<alkn::NamedParameter> trained;
+  for (const auto& item : model->named_parameters()) {
+    if (item.value().requires_grad()) trained.push_back({item.key(), item.value()});
+  }
+  alkn::ALKN<> unlearner(trained, alkn::ALKNOptions(), alkn::AdamWOptions(3e-5));
+  auto task = unlearner.begin_task({.steps = 10});
+  for (const Batch& b : forget) task.remember(b.ids, loss_rows(b).detach(), b.labels);
+  for (const Batch& b : retain) {
+    task.accumulate_retain_gradient(alkn::mean_nll(loss_rows(b), b.labels));
+  }
+  for (int step = 0; step < 10; ++step) {
+    const Batch& b = forget[static_cast<std::size_t>(step) % forget.size()];
+    unlearner.zero_grad();
+    task.loss(b.ids, loss_rows(b), b.labels).backward();
+    unlearner.step();
+  }
+  task.end(4.0);  // lambda
+  alkn::io::save_model(out, folder, model->named_parameters());
+  // [unlearn]
+  const ModelFolder written(out);
+  CHECK(written.names() == folder.names());
+  const auto read = [](const ModelFolder& from, const std::string& name) {
+    const auto place = from.find(name);
+    return alkn::io::read_tensor(place->shard->contents, *place->array);
+  };
+  for (const std::string& name : folder.names()) {
+    INFO(name);
+    const bool may_change = name.find("model.layers.") == 0;
+    CHECK((may_change || read(written, name).equal(read(folder, name))));
+  }
+  const std::string matrix = "model.layers.0.mlp.up_proj.weight";
+  CHECK_FALSE(
+      model->named_parameters()[matrix].detach().equal(read(folder, matrix).to(at::kFloat)));
+  fs::remove_all(out);
 }
