@@ -368,38 +368,6 @@ TEST_CASE("there are as many made-up authors as first names, and no more are loo
   CHECK(std::ssize(names) == continual::kMaxAuthors);
 }
 
-TEST_CASE("a byte-order mark is no part of any text", "[readers]") {
-  const Folder folder;
-  const std::string mark = "\xEF\xBB\xBF";
-  const auto book = folder.put("book.txt", mark + "first line\nsecond");
-  CHECK(continual::load_data(settings_of({book})).requests[0].forget[0].answer == "first line");
-  folder.put("forget_1.json", mark + "[\"a\",\"b\"]");
-  folder.put("retain.jsonl", mark + "\"c\"\n\"d\"\n");
-  const auto news = continual::load_data(settings_of({folder.path()}));
-  CHECK(news.requests[0].forget.size() == 2);
-  CHECK(news.shown[0].answer == "c");
-  folder.put("forget10.json", mark + json_lines(1));
-  folder.put("retain90.json", mark + json_lines(2));
-  CHECK(continual::load_data(settings_of({folder.path()})).requests[0].forget[0].question ==
-        "question 0?");
-  const auto wide = folder.put("wide.txt", std::string("\xFF\xFEt\0", 4));
-  CHECK(error_of(settings_of({wide}), folder) ==
-        "continual: expected a text in UTF-8, got the byte-order mark of UTF-16 or UTF-32 "
-        "(DIR/wide.txt)");
-}
-
-TEST_CASE("there are as many made-up authors as first names, and no more are looked for",
-          "[generator]") {
-  const Folder folder;
-  CHECK(error_of(settings_of({}, 3, 1000, 1001), folder) ==
-        "continual: expected at most 4000 made-up authors, got 4001 (requests and kept ones "
-        "together)");
-  const auto authors = continual::generate_authors(3, continual::kMaxAuthors);
-  std::set<std::string> names;
-  for (const auto& author : authors) names.insert(author.name);
-  CHECK(std::ssize(names) == continual::kMaxAuthors);
-}
-
 TEST_CASE("paths that hold no data", "[readers]") {
   const Folder folder;
   CHECK(error_of(settings_of({folder.path() / "none"}), folder) ==
