@@ -367,6 +367,7 @@ TEST_CASE("a bit that flips anywhere is found, or changes nothing", "[safetensor
   CHECK(flip("alkn.checksum\"", "alkn.checksun\"").rfind(name, 0) == 0);
   CHECK(flip("bf16\":", "bf17\":").rfind(name, 0) == 0);
   CHECK(flip("[1,3]", "[3,1]").rfind(name, 0) == 0);
+  CHECK(flip("\"F16\"", "\"I16\"").rfind(name, 0) == 0);
 }
 
 TEST_CASE("files with the checksum of version 0.1.0 are read, and compared", "[safetensors]") {
