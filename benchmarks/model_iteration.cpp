@@ -108,9 +108,11 @@ class Worker {
   /// Resident MiB after each phase, at most, and what the arrays take.
   [[nodiscard]] json end() {
     note("iterations");
-    std::int64_t weights = 0;
-    for (const Tensor& p : model_->parameters()) weights += p.numel();
-    return {{"peak_mib", memory("VmHWM")}, {"phases", phases_}, {"weights", weights}};
+    std::map<const void*, std::int64_t> weights;  // a tied one is listed twice
+    for (const Tensor& p : model_->parameters()) weights[p.const_data_ptr()] = p.numel();
+    std::int64_t number = 0;
+    for (const auto& [data, size] : weights) number += size;
+    return {{"peak_mib", memory("VmHWM")}, {"phases", phases_}, {"weights", number}};
   }
 
  private:

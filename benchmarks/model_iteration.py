@@ -10,6 +10,7 @@ from its start to its end. `make bench-model` builds what is needed and runs it.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -33,16 +34,27 @@ TOFU = [(39, 15), (19, 37), (22, 26), (21, 35), (21, 27), (18, 23), (23, 36), (2
 FULL = [(0, 64)] * 8
 
 
-def write_batches(lengths, vocabulary, path):
+def text_tokens(folder):
+    """A text that the model half knows, as long as it is asked for: on random tokens ALKN's loss
+    and gradients would be near 0."""
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    ids = range(3, vocabulary)  # a model without a tokenizer
+    if (folder / "tokenizer.json").exists():
+        import tokenizers
+        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        ids = tokenizer.encode((ROOT / "LICENSE").read_text()).ids
+    return itertools.cycle(ids)
+
+
+def write_batches(lengths, tokens_of_text, path):
     """Batches of eight, padded at the end; the labels of questions and padding are -100."""
     import safetensors.torch
     import torch
-    generator = torch.Generator().manual_seed(7)
     tensors = {}
     for i in range(0, len(lengths), 8):
         part = lengths[i:i + 8]
         width = max(question + answer for question, answer in part)
-        tokens = torch.randint(3, vocabulary, (len(part), width), generator=generator)
+        tokens = torch.tensor([[next(tokens_of_text) for _ in range(width)] for _ in part])
         labels = tokens.clone()
         for row, (question, answer) in enumerate(part):
             labels[row, :question] = -100
@@ -202,12 +214,11 @@ def compare(arms, rounds, batches_per_round, same_loss):
 
 def measure(folder, rounds, threads):
     environment_check(folder)
-    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     arms = {}
     with tempfile.TemporaryDirectory() as scratch:
         full, tofu = (str(pathlib.Path(scratch) / name) for name in ("full", "tofu"))
-        write_batches(FULL, vocabulary, full)
-        write_batches(TOFU, vocabulary, tofu)
+        write_batches(FULL, text_tokens(folder), full)
+        write_batches(TOFU, text_tokens(folder), tofu)
 
         def ours(batches, mode="passes", *flags):
             return [str(PROGRAM), "--model", str(folder), "--batches", batches, "--mode", mode,
