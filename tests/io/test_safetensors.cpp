@@ -321,6 +321,7 @@ TEST_CASE("a bit that flips anywhere is found, or changes nothing", "[safetensor
   std::vector<ArrayView> arrays = sample();
   arrays.push_back({"none", DType::u8, {0}, nullptr, 0});  // empty ones lie at one place
   arrays.push_back({"another", DType::i64, {3, 0}, nullptr, 0});
+  arrays.push_back({"empty too", DType::f32, {0}, nullptr, 0});
   alkn::io::save_safetensors(path, arrays, {{"format", "pt"}, {"alkn.what", "model"}});
   const std::string good = bytes_of(path);
   const auto contents = [&] {
