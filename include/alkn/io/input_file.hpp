@@ -36,7 +36,7 @@ class Descriptor {
   Descriptor& operator=(const Descriptor&) = delete;
   ~Descriptor() { close(); }
 
-  /// ::open, again where a signal came in between.
+  /// open(2), again where a signal came in between.
   static Descriptor open(const std::filesystem::path& path, int flags, ::mode_t mode = 0) {
     int number = -1;
     do {
