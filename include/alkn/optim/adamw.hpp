@@ -364,6 +364,7 @@ class AdamW : public torch::optim::Optimizer {
                         all[i].name, ")");
     }
     std::vector<Checked> checked;
+    checked.reserve(all.size());
     for (const NamedParameter& p : all) checked.push_back({p.tensor, data_of(p.tensor)});
     checked_ = std::move(checked);
   }
