@@ -73,7 +73,9 @@ bench: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target benchmarks
 	@$(BUILD)/bin/bench_step_cost $(ARGS)
 	@if [ "$(QUICK)" != 1 ]; then \
-	  $(BUILD)/bin/bench_kernels && $(BUILD)/bin/bench_token_log_probability && $(BUILD)/bin/bench_passes; \
+	  $(BUILD)/bin/bench_kernels && $(BUILD)/bin/bench_token_log_probability && $(BUILD)/bin/bench_passes && \
+	    $(BUILD)/bin/bench_step_cost --shapes smollm2 --gradients docs/benchmarks/gradients.json \
+	      --out build/bench/real_gradients.json; \
 	fi
 
 bench-model: configure

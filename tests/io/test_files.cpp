@@ -90,7 +90,9 @@ TEST_CASE("what is no regular file is neither replaced nor removed", "[files]") 
   const int socket = ::socket(AF_UNIX, SOCK_STREAM, 0);
   REQUIRE(::bind(socket, reinterpret_cast<::sockaddr*>(&address), sizeof(address)) == 0);
   special.emplace_back(name, "a socket");
-  for (const auto& [path, kind] : special) {
+  for (const auto& item : special) {  // clang 14 captures no structured bindings
+    const auto& path = item.first;
+    const auto& kind = item.second;
     struct ::stat before {
     }, after{};
     REQUIRE(::lstat(path.c_str(), &before) == 0);

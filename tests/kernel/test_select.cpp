@@ -250,3 +250,20 @@ TEST_CASE("adversarial scores stay exact, step after step") {
     CHECK(wrong == 0);
   }
 }
+
+TEST_CASE("heavy tails, as of real scores, do not fill the lists of candidates") {
+  for (const std::int64_t n : {std::int64_t{110592}, std::int64_t{884736}}) {
+    Numbers numbers(6);
+    Scores scores(n);
+    std::vector<float> v(static_cast<std::size_t>(n), 0.0F);
+    bool right = true;
+    for (int step = 0; step < 10; ++step) {
+      for (float& x : v) x += std::pow(numbers.normal(1.0F), 11.0F) * 1e-12F;
+      right = scores.step(v, kSerial, 1) && right;
+    }
+    CHECK(right);
+    const PredictionCounts counts = scores.cpu.predictions();
+    INFO(n << " scores, " << counts.hits << " predicted, " << counts.sampled_hits << " sampled");
+    CHECK(counts.misses + counts.sampled_misses <= 1);
+  }
+}

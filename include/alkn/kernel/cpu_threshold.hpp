@@ -131,7 +131,8 @@ class CpuThresholds {
       for (std::int64_t t = first; t < last; ++t) {
         if (!learns(run.tensors[t]) || run.chunks.count(t) == 1) continue;
         for (std::int64_t c = run.chunks.first(t); c < run.chunks.first(t + 1); ++c)
-          num_candidates += slot_capacity(run.chunks[c].size) + kCandidateSlack;
+          num_candidates +=
+              slot_capacity(run.chunks[c].size, run.tensors[t].size) + kCandidateSlack;
       }
       grow(slots_, num_slots);
       grow(counts_, num_slots);
@@ -157,10 +158,12 @@ class CpuThresholds {
     return std::max(tuning::kSampleMin, size / tuning::kSampleShare);
   }
 
-  static std::int64_t slot_capacity(std::int64_t size) {
-    const auto share =
-        static_cast<std::int64_t>(static_cast<double>(size) * tuning::kCandidateShare);
-    return (share + 63) / 64 * 64;
+  /// Of a chunk of `size` elements: twice what the brackets by a sample of its tensor hold on
+  /// average, as parts of a tensor differ.
+  static std::int64_t slot_capacity(std::int64_t size, std::int64_t tensor_size) {
+    const double sampled = sampled_share(tuning::kSampleSigmas, num_samples(tensor_size));
+    const double share = std::max(tuning::kCandidateShare, 2 * sampled);
+    return (static_cast<std::int64_t>(static_cast<double>(size) * share) + 63) / 64 * 64;
   }
 
   void run_group(const StepRun& run, const StepNumbers& numbers, std::int64_t first,
@@ -177,6 +180,7 @@ class CpuThresholds {
       state.by_sample = !predictor(t).predict(how, num_samples(run.tensors[t].size),
                                               tuning::kWarmErrors, state.pivots);
       if (state.by_sample) sample_pivots(run, numbers, t, false);
+      if (predictor(t).crowded()) no_threshold_bracket(state.pivots);
     }
     run.parallel(end - begin, [&](std::int64_t from, std::int64_t to) {
       const ScratchPool::Lease scratch(run.pool);
@@ -216,7 +220,7 @@ class CpuThresholds {
       for (std::int64_t c = run.chunks.first(t); c < run.chunks.first(t + 1); ++c) {
         Candidates& slot = slots_[static_cast<std::size_t>(c - begin)];
         slot = Candidates{values_.data() + at, indices_.data() + at,
-                          slot_capacity(run.chunks[c].size), 0, false};
+                          slot_capacity(run.chunks[c].size, run.tensors[t].size), 0, false};
         counts_[static_cast<std::size_t>(c - begin)] = PivotCounts{};
         at += slot.capacity + kCandidateSlack;
       }
@@ -252,8 +256,15 @@ class CpuThresholds {
     for (std::int64_t i = 0; i < total; ++i) {
       sample_[static_cast<std::size_t>(i)] = order_key(sample_scores_[static_cast<std::size_t>(i)]);
     }
-    states_[static_cast<std::size_t>(tensor)].pivots =
-        pivots_by_sample(sample_.data(), total, rule(t, numbers.args), predictor(tensor).sigmas());
+    Predictor& history = predictor(tensor);
+    const Pivots pivots =
+        pivots_by_sample(sample_.data(), total, rule(t, numbers.args), history.sigmas());
+    states_[static_cast<std::size_t>(tensor)].pivots = pivots;
+    const std::uint32_t from = order_key(pivots.eta_a), to = order_key(pivots.eta_b);
+    const auto unsure = std::count_if(sample_.data(), sample_.data() + total,
+                                      [&](std::uint32_t key) { return key > from && key <= to; });
+    const double share = static_cast<double>(unsure) / static_cast<double>(total);
+    if (share > tuning::kUnsureShare) history.crowd();
   }
 
   /// The first pass over a chunk; all of it where nothing has to wait for other chunks.
@@ -407,6 +418,15 @@ class CpuThresholds {
     const ThresholdRule how = rule(t, numbers.args);
     Predictor& history = predictor(tensor);
     SelectedPair pair;
+    if (list.overflow()) {  // the brackets may be right: once more, without the threshold's
+      history.crowd();
+      rescan(run, numbers, tensor);
+      pair = select_from(run, list, state, how);
+      if (pair.found()) {
+        history.hit(pair, state.pivots, t.size, state.by_sample);
+        return pair;
+      }
+    }
     if (!state.by_sample) {
       widen(state.pivots);
       history.widen();
@@ -417,7 +437,7 @@ class CpuThresholds {
         return pair;
       }
     }
-    history.miss(state.by_sample);
+    if (!list.overflow()) history.miss(state.by_sample);  // wider ones would hold still more
     sample_pivots(run, numbers, tensor, true);
     rescan(run, numbers, tensor);
     pair = select_from(run, list, state, how);

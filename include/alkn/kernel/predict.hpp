@@ -152,6 +152,11 @@ struct PredictionCounts {
   }
 };
 
+/// The share of all scores that both brackets by a sample hold on average, at the trim ratio .15.
+inline double sampled_share(double sigmas, std::int64_t num_sampled) {
+  return 4 * sigmas * 0.36 / std::sqrt(static_cast<double>(num_sampled));
+}
+
 /// What is remembered of one tensor's thresholds from step to step.
 class Predictor {
  public:
@@ -166,8 +171,8 @@ class Predictor {
     low_.bracket(errors, p.low_a, p.low_b);
     high_.bracket(errors, p.high_a, p.high_b);
     if (!(p.low_a <= p.low_b && p.high_a <= p.high_b)) return false;  // NaN after an overflow
-    const double sampled = 4 * sigmas() * 0.36 / std::sqrt(static_cast<double>(num_sampled));
-    if (low_.share(p.low_a, p.low_b) + high_.share(p.high_a, p.high_b) > sampled) return false;
+    const double held = low_.share(p.low_a, p.low_b) + high_.share(p.high_a, p.high_b);
+    if (held > sampled_share(sigmas(), num_sampled)) return false;
     bracket_threshold(p, rule);
     p.closed = true;
     return true;
@@ -205,6 +210,11 @@ class Predictor {
       pause_ = penalty_;
     }
   }
+  /// Too many scores lie where the threshold may: from now on it gets no bracket of its own. Under
+  /// the heavy tails of real scores the two order statistics lie far out, where a small uncertainty
+  /// is wide in the middle, where most scores are.
+  void crowd() { crowded_ = true; }
+  [[nodiscard]] bool crowded() const { return crowded_; }
   /// The bracket by the last steps has to be wider.
   void widen() { ++counts_.widened; }
   [[nodiscard]] const PredictionCounts& counts() const { return counts_; }
@@ -216,6 +226,7 @@ class Predictor {
   double widen_ = 1;
   int penalty_ = 1;
   int pause_ = 0;
+  bool crowded_ = false;
   bool tied_ = false;  ///< a heavy value: brackets by a sample count it instead of storing it
 };
 

@@ -26,6 +26,8 @@ inline constexpr std::int64_t kMinLocalized = 10;
 inline constexpr std::int64_t kDirectSelect = 256;
 /// Candidates a chunk of a tensor of several chunks may set aside, as a share of its elements.
 inline constexpr double kCandidateShare = 0.0625;
+/// The share of a sample in the threshold's own bracket from which on it gets none.
+inline constexpr double kUnsureShare = 0.02;
 /// Elements sampled for a cold bracket: size / kSampleShare, between the two bounds.
 inline constexpr std::int64_t kSampleShare = 16;
 inline constexpr std::int64_t kSampleMin = 256;
