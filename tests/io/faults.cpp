@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdarg>
 #include <cstddef>
@@ -54,7 +55,7 @@ bool fails(const char* call) {
 }
 
 std::function<void()> after_lock;
-int shared = 0, exclusive = 0;  // temporary files that were made
+std::atomic<int> shared{0}, exclusive{0};  // temporary files that were made
 
 template <class Function>
 Function* real(const char* name) {
