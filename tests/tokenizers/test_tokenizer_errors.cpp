@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "fixtures.hpp"
 #include "tokenizers/folder_tokenizer.hpp"
 
 namespace {
@@ -20,23 +21,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using tokenizers::TokenizerJson;
-
-const fs::path kFixtures = ALKN_TOKENIZER_FIXTURES;
-
-std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  REQUIRE(file);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-std::string error_of(const std::function<void()>& act) {
-  try {
-    act();
-  } catch (const std::runtime_error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 std::string parse_error(const std::string& bytes) {
   return error_of([&] { TokenizerJson::parse(bytes, "t.json"); });

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "fixtures.hpp"
 #include "strings.hpp"
 #include "tokenizers/folder_tokenizer.hpp"
 
@@ -24,14 +25,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using tokenizers::Ids;
-
-const fs::path kFixtures = ALKN_TOKENIZER_FIXTURES;
-
-std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  REQUIRE(file);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 const json& expected() {
   static const json kExpected = json::parse(read_file(kFixtures / "expected.json"));
@@ -85,15 +78,6 @@ constexpr std::size_t kStride = 1;
 #else
 constexpr std::size_t kStride = 1;
 #endif
-
-std::string error_of(const std::function<void()>& act) {
-  try {
-    act();
-  } catch (const std::runtime_error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 }  // namespace
 

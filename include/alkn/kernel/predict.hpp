@@ -142,7 +142,7 @@ class Track {
 /// one that missed counts as well.
 struct PredictionCounts {
   std::int64_t hits = 0, misses = 0;                  ///< of brackets by the last steps
-  std::int64_t widened = 0;                           ///< of them, those that were made wider first
+  std::int64_t widened = 0;                           ///< of them all, those made wider meanwhile
   std::int64_t sampled_hits = 0, sampled_misses = 0;  ///< of brackets by a sample
 
   PredictionCounts& operator+=(const PredictionCounts& other) noexcept {
