@@ -6,8 +6,8 @@
 #include <omp.h>
 
 #include <CLI/CLI.hpp>
-#include <alkn/kernel/arena.hpp>
-#include <alkn/kernel/cpu.hpp>
+#include <alkn/kernel/cpu/arena.hpp>
+#include <alkn/kernel/cpu/step.hpp>
 #include <array>
 #include <cmath>
 #include <deque>

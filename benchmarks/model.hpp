@@ -9,7 +9,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <alkn/kernel/arena.hpp>
+#include <alkn/kernel/cpu/arena.hpp>
 #include <cstdint>
 #include <memory>
 #include <string>

@@ -2,8 +2,8 @@
 // here.
 #pragma once
 
-#include <alkn/kernel/arena.hpp>
-#include <alkn/kernel/simd.hpp>
+#include <alkn/kernel/cpu/arena.hpp>
+#include <alkn/kernel/simd/dispatch.hpp>
 #include <alkn/kernel/tuning.hpp>
 
 namespace alkn_bench {

@@ -4,7 +4,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/full.h>
 #include <alkn/alkn.hpp>
-#include <alkn/continual/checkpoint.hpp>
+#include <alkn/checkpoint/checkpoint.hpp>
 #include <alkn/io/atomic_file.hpp>
 #include <alkn/io/file_lock.hpp>
 

@@ -1,7 +1,7 @@
 // What a run works with, and what it reports.
 #pragma once
 
-#include <alkn/continual/task_state.hpp>
+#include <alkn/task/state.hpp>
 
 #include <cstdint>
 #include <filesystem>

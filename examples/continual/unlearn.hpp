@@ -3,7 +3,7 @@
 
 #include <ATen/ops/full.h>
 #include <alkn/alkn.hpp>
-#include <alkn/continual/checkpoint.hpp>
+#include <alkn/checkpoint/checkpoint.hpp>
 #include <alkn/io/atomic_file.hpp>
 
 #include <cstdint>

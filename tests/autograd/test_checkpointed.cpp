@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "method/tiny.hpp"
 #include "objective/support.hpp"
-#include "optim/tiny.hpp"
 
 namespace {
 

@@ -1,2 +1,2 @@
 // The step over tensors, to be compiled without OpenMP.
-#include <alkn/detail/step_runner.hpp>
+#include <alkn/step/runner.hpp>

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include <alkn/detail/cuda_seam.hpp>
 #include <alkn/kernel/cuda/history.hpp>
+#include <alkn/tensor/cuda_table.hpp>
 
 #include "emulated_step.hpp"
 

@@ -4,8 +4,8 @@
 #include <limits>
 #include <vector>
 
-#include <alkn/detail/cuda_seam.hpp>
 #include <alkn/kernel/cuda/places.hpp>
+#include <alkn/tensor/cuda_table.hpp>
 
 #include "catch.hpp"
 #if defined(ALKN_TEST_ON_DEVICE)

@@ -13,7 +13,7 @@
 
 #include "catch.hpp"
 #include "emulated_table.hpp"
-#include "optim/tiny.hpp"
+#include "method/tiny.hpp"
 
 namespace {
 

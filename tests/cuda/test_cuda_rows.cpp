@@ -8,10 +8,10 @@
 #include <limits>
 #include <vector>
 
-#include <alkn/kernel/cpu_history.hpp>
+#include <alkn/kernel/cpu/history.hpp>
 #include <alkn/kernel/cuda/history.hpp>
 #include <alkn/kernel/cuda/tokens.hpp>
-#include <alkn/kernel/token_log_probability.hpp>
+#include <alkn/kernel/rows/token_log_probability.hpp>
 
 #include "../kernel/inputs.hpp"
 #include "catch.hpp"

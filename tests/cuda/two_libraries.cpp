@@ -2,7 +2,7 @@
 // both tables are there, and none outlives its library. No device is needed.
 #include <dlfcn.h>
 
-#include <alkn/detail/cuda_seam.hpp>
+#include <alkn/tensor/cuda_table.hpp>
 #include <cstdio>
 
 namespace {

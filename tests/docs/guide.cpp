@@ -10,7 +10,7 @@
 
 #include <alkn/alkn.hpp>
 #include <alkn/autograd/checkpointed.hpp>
-#include <alkn/continual/checkpoint.hpp>
+#include <alkn/checkpoint/checkpoint.hpp>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>

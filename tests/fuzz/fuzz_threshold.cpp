@@ -1,6 +1,6 @@
 // libFuzzer: thresholds, masks and counts of three steps over scores made of the input's bytes,
 // against nth_element. Any difference aborts.
-#include <alkn/kernel/cpu.hpp>
+#include <alkn/kernel/cpu/step.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include <alkn/kernel/cpu.hpp>
+#include <alkn/kernel/cpu/step.hpp>
 
 namespace alkn_test {
 

@@ -7,7 +7,7 @@
 #include "catch.hpp"
 #include "inputs.hpp"
 
-#include <alkn/kernel/arena.hpp>
+#include <alkn/kernel/cpu/arena.hpp>
 
 using namespace alkn_test;
 

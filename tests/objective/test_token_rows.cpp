@@ -1,7 +1,7 @@
 // The row kernels of the token log-probability: every instruction set against each other, bit by
 // bit, and against plain double. No LibTorch.
 #include <algorithm>
-#include <alkn/kernel/token_log_probability.hpp>
+#include <alkn/kernel/rows/token_log_probability.hpp>
 #include <cmath>
 #include <cstdint>
 #include <cstring>

@@ -12,7 +12,7 @@
 #include <sstream>
 
 #include "catch.hpp"
-#include "optim/tiny.hpp"
+#include "method/tiny.hpp"
 
 using alkn::Backend;
 using at::Tensor;

@@ -6,8 +6,8 @@
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
-#include <alkn/detail/autograd.hpp>
-#include <alkn/detail/block_graph.hpp>
+#include <alkn/autograd/block_graph.hpp>
+#include <alkn/tensor/autograd.hpp>
 
 #include <array>
 #include <cstddef>

@@ -6,9 +6,9 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
-#include <alkn/detail/cuda_seam.hpp>
 #include <alkn/kernel/cuda/launch.cuh>
 #include <alkn/kernel/cuda/launch_rows.cuh>
+#include <alkn/tensor/cuda_table.hpp>
 
 #include <atomic>
 #include <cstdint>

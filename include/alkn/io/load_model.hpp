@@ -19,9 +19,9 @@
 #include <utility>
 #include <vector>
 
-#include "alkn/detail/named_parameters.hpp"
 #include "alkn/io/model_folder.hpp"
 #include "alkn/io/tensors.hpp"
+#include "alkn/parameters.hpp"
 
 namespace alkn::io {
 

@@ -15,11 +15,11 @@
 #include <utility>
 #include <vector>
 
-#include "alkn/detail/named_parameters.hpp"
 #include "alkn/io/atomic_file.hpp"
 #include "alkn/io/atomic_folder.hpp"
 #include "alkn/io/load_model.hpp"
 #include "alkn/io/model_folder.hpp"
+#include "alkn/parameters.hpp"
 
 namespace alkn::io {
 

@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include "alkn/detail/plain_values.hpp"
 #include "alkn/io/safetensors.hpp"
+#include "alkn/tensor/plain_values.hpp"
 
 namespace alkn::io {
 

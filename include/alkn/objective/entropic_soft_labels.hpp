@@ -4,8 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
-#include <alkn/detail/option.hpp>
 #include <alkn/objective/objective.hpp>
+#include <alkn/option.hpp>
 
 #include <algorithm>
 #include <cmath>

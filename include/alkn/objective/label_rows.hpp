@@ -5,8 +5,8 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <c10/util/Exception.h>
-#include <alkn/detail/plain_values.hpp>
 #include <alkn/kernel/flags.hpp>
+#include <alkn/tensor/plain_values.hpp>
 
 #include <cstdint>
 #include <string_view>
@@ -38,7 +38,7 @@ inline at::ScalarType wide_type(at::ScalarType type) {
 }
 
 /// `logits` itself, or a copy if its vocabulary is not contiguous in memory, or its memory is not
-/// its values (detail/plain_values.hpp).
+/// its values (tensor/plain_values.hpp).
 inline Tensor with_dense_rows(const Tensor& logits) {
   const bool dense = logits.stride(2) == 1 || logits.size(2) == 1;
   return dense && !logits.is_neg() && !logits._is_zerotensor() ? logits : plain_values(logits);

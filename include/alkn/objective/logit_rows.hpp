@@ -5,8 +5,8 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
-#include <alkn/detail/autograd.hpp>
 #include <alkn/objective/label_rows.hpp>
+#include <alkn/tensor/autograd.hpp>
 
 #include <cstdint>
 #include <limits>

@@ -5,8 +5,8 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/log_sigmoid.h>
-#include <alkn/detail/option.hpp>
 #include <alkn/objective/objective.hpp>
+#include <alkn/option.hpp>
 
 #include <cmath>
 #include <cstdint>

@@ -2,7 +2,7 @@
 //
 // An objective is a struct with
 //   kName, kRemembers, template <class Self> struct Options   (fluent options, see
-//   detail/option.hpp) remember(logits, labels) -> one 1-D CPU tensor a sample   (the model before
+//   option.hpp) remember(logits, labels) -> one 1-D CPU tensor a sample   (the model before
 //   the task; empty unless kRemembers) loss(options, memory, logits, labels) -> scalar (memory: as
 //   remembered, in the order of the batch)
 // and is all that a new method needs.

@@ -5,11 +5,11 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
-#include <alkn/detail/autograd.hpp>
 #include <alkn/objective/label_rows.hpp>
 #include <alkn/objective/logit_rows.hpp>
 #include <alkn/objective/losses.hpp>
 #include <alkn/objective/token_log_probability.hpp>
+#include <alkn/tensor/autograd.hpp>
 
 #include <algorithm>
 #include <cmath>

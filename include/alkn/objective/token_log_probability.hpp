@@ -6,12 +6,12 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
-#include <alkn/detail/autograd.hpp>
 #include <alkn/objective/label_rows.hpp>
 #include <alkn/objective/logit_rows.hpp>
 #include <alkn/objective/token_log_probability_aten.hpp>
 #include <alkn/objective/token_log_probability_cpu.hpp>
 #include <alkn/objective/token_log_probability_cuda.hpp>
+#include <alkn/tensor/autograd.hpp>
 
 #include <cmath>
 #include <cstdint>

@@ -4,7 +4,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <alkn/kernel/token_log_probability.hpp>
+#include <alkn/kernel/rows/token_log_probability.hpp>
 #include <alkn/objective/label_rows.hpp>
 
 #include <algorithm>

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <alkn/detail/cuda_seam.hpp>
-#include <alkn/kernel/token_rows.hpp>
+#include <alkn/kernel/rows/token_rows.hpp>
 #include <alkn/objective/label_rows.hpp>
+#include <alkn/tensor/cuda_table.hpp>
 
 #include <cstdint>
 

@@ -6,12 +6,12 @@
 #include <c10/core/InferenceMode.h>
 #include <torch/arg.h>
 #include <torch/optim/optimizer.h>
-#include <alkn/detail/backend.hpp>
-#include <alkn/detail/masters.hpp>
-#include <alkn/detail/named_parameters.hpp>
-#include <alkn/detail/option.hpp>
-#include <alkn/detail/state_arrays.hpp>
-#include <alkn/detail/step_runner.hpp>
+#include <alkn/option.hpp>
+#include <alkn/parameters.hpp>
+#include <alkn/step/masters.hpp>
+#include <alkn/step/runner.hpp>
+#include <alkn/step/slot.hpp>
+#include <alkn/step/state_arrays.hpp>
 
 #include <atomic>
 #include <memory>

@@ -5,8 +5,8 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/serialize/archive.h>
-#include <alkn/continual/task_state.hpp>
 #include <alkn/optim/adamw.hpp>
+#include <alkn/task/state.hpp>
 
 #include <memory>
 #include <string>

@@ -3,7 +3,7 @@
 
 #include <torch/optim/optimizer.h>
 #include <torch/optim/schedulers/lr_scheduler.h>
-#include <alkn/detail/option.hpp>
+#include <alkn/option.hpp>
 
 #include <cstdint>
 #include <vector>

@@ -3,8 +3,8 @@
 
 #include <alkn/kernel/cuda/history.hpp>
 #include <alkn/kernel/cuda/plan.hpp>
+#include <alkn/kernel/rows/token_rows.hpp>
 #include <alkn/kernel/step.hpp>
-#include <alkn/kernel/token_rows.hpp>
 #include <cstdint>
 #include <memory>
 #include <string>

@@ -15,7 +15,7 @@
 #include <alkn/kernel/cuda/block.hpp>
 #include <alkn/kernel/cuda/math.hpp>
 #include <alkn/kernel/cuda/tuning.hpp>
-#include <alkn/kernel/token_rows.hpp>
+#include <alkn/kernel/rows/token_rows.hpp>
 
 namespace alkn::kernel::cuda {
 

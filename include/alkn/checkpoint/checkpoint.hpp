@@ -1,0 +1,257 @@
+// Checkpoints: everything that a resumed run needs, in one file that appears whole or not at all.
+#pragma once
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/MemoryOverlap.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/ScalarType.h>
+#include <c10/util/Type.h>
+#include <fmt/ranges.h>
+#include <alkn/checkpoint/arrays.hpp>
+#include <alkn/io/json.hpp>
+#include <alkn/io/tensors.hpp>
+#include <alkn/method/unlearner.hpp>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <typeinfo>
+#include <utility>
+#include <vector>
+
+namespace alkn {
+namespace detail {
+
+/// Version 1 had no checksum over names, shapes and metadata; it is read as well.
+inline constexpr int kCheckpointVersion = 2;
+inline constexpr const char* kCheckpointKey = "alkn.checkpoint";  // metadata: the version
+inline constexpr const char* kHeaderName = "header";              // array: JSON, under the checksum
+
+/// Options as text, field by field; the visitor of Options::visit.
+struct OptionTexts {
+  std::map<std::string, std::string>& texts;
+  template <class T, class... Range>
+  void operator()(std::string_view field, const T& value, const Range&...) const {
+    if constexpr (std::is_enum_v<T>) {
+      texts[std::string(field)] = std::to_string(static_cast<int>(value));
+    } else {
+      texts[std::string(field)] = fmt::format("{}", value);
+    }
+  }
+};
+
+template <class Method>
+nlohmann::json method_header(const Method& unlearner) {
+  std::map<std::string, std::string> options;
+  auto copy = unlearner.method_options();
+  copy.visit(OptionTexts{options});
+  constexpr const char* kMasks[] = {"none", "given", "localized"};
+  static_assert(static_cast<int>(kernel::MaskKind::localized) == 2);
+  return {{"method", Method::method_name()},
+          {"objective", c10::demangle(typeid(typename Method::ObjectiveType).name())},
+          {"mask", kMasks[static_cast<int>(Method::kMaskKind)]},
+          {"ending", Method::kNegates ? "negated" : "kept"},
+          {"base", c10::demangle(typeid(typename Method::BaseType).name())},
+          {"options", options}};
+}
+
+/// What arrays there are, one line each: a damaged name must not go unnoticed. No stream writes it:
+/// the text must not depend on the program's locale.
+inline std::vector<std::string> manifest(const std::map<std::string, Tensor>& arrays) {
+  std::vector<std::string> lines;
+  for (const auto& [name, array] : arrays) {
+    if (name == kHeaderName) continue;
+    lines.push_back(fmt::format("{} {} [{}]", name, c10::toString(array.scalar_type()),
+                                fmt::join(array.sizes(), ", ")));
+  }
+  return lines;
+}
+
+/// Names the first array whose name JSON cannot hold.
+[[noreturn]] inline void refuse_names(const io::NamedTensors& arrays,
+                                      const std::filesystem::path& path) {
+  std::string bad;
+  for (const auto& [name, array] : arrays) {
+    const auto replaced =
+        nlohmann::json(name).dump(-1, ' ', false, nlohmann::json::error_handler_t::ignore);
+    if (bad.empty() && nlohmann::json::parse(replaced) != nlohmann::json(name)) bad = name;
+  }
+  TORCH_CHECK_VALUE(false, "alkn::save_checkpoint: expected names in UTF-8, got \"",
+                    io::printable(bad), "\" (", path.string(), ")");
+}
+
+/// Gives LibTorch's CPU generator a state; what it had is back at the end, unless it is to keep it.
+class GeneratorState {
+ public:
+  explicit GeneratorState(const Tensor& state)
+      : generator_(at::detail::getDefaultCPUGenerator()), before_(get()) {
+    set(state);
+  }
+  ~GeneratorState() {
+    if (before_.defined()) set(before_);
+  }
+  GeneratorState(const GeneratorState&) = delete;
+  GeneratorState& operator=(const GeneratorState&) = delete;
+  void keep() { before_ = Tensor(); }
+
+ private:
+  Tensor get() {
+    const std::lock_guard<std::mutex> lock(generator_.mutex());
+    return generator_.get_state();
+  }
+  void set(const Tensor& state) {
+    const std::lock_guard<std::mutex> lock(generator_.mutex());
+    generator_.set_state(state);
+  }
+  at::Generator generator_;
+  Tensor before_;
+};
+
+/// Reads a checkpoint and compares everything that can be compared without an unlearner.
+/// @returns its arrays by name
+/// @throws std::runtime_error; c10::Error for another version, or for no checkpoint at all
+inline std::map<std::string, Tensor> read_checkpoint(const std::filesystem::path& path,
+                                                     nlohmann::json& header) {
+  const io::SafetensorsFile file(path);
+  const auto version = file.metadata().find(kCheckpointKey);
+  TORCH_CHECK(version != file.metadata().end(),
+              "alkn::load_checkpoint: expected a checkpoint, got another safetensors file (",
+              path.string(), ")");
+  TORCH_CHECK(version->second == "1" || version->second == std::to_string(kCheckpointVersion),
+              "alkn::load_checkpoint: expected a checkpoint of version 1 or ", kCheckpointVersion,
+              ", got version ", io::printable(version->second), " (", path.string(), ")");
+  TORCH_CHECK(
+      file.verify() && file.find(kHeaderName) != nullptr,
+      "alkn::load_checkpoint: expected a checkpoint with header and checksum, got one without (",
+      path.string(), ")");
+  std::map<std::string, Tensor> arrays;
+  for (const io::ArrayInfo& array : file.arrays()) {
+    arrays.emplace(array.name, io::read_tensor(file, array));
+  }
+  try {
+    header = io::parse_json(tensor_bytes(arrays.at(kHeaderName)));
+  } catch (const io::JsonError& error) {
+    TORCH_CHECK(false, "alkn::load_checkpoint: expected ", error.expected, " in its header, got ",
+                error.got, " (", path.string(), ")");
+  }
+  TORCH_CHECK(header.is_object() && header.value("arrays", nlohmann::json()) == manifest(arrays),
+              "alkn::load_checkpoint: expected the arrays that were saved, got others (",
+              path.string(), ")");
+  return arrays;
+}
+
+/// Compares method, base and options of the file with the unlearner's.
+inline std::vector<std::string> header_differences(const nlohmann::json& mine,
+                                                   const nlohmann::json& file) {
+  std::vector<std::string> found;
+  for (const char* key : {"method", "objective", "mask", "ending", "base"}) {
+    const auto own = mine.at(key).get<std::string>(), saved = file.value(key, std::string());
+    if (own != saved)
+      found.push_back(fmt::format("{} is \"{}\", in the file \"{}\"", key, own, saved));
+  }
+  if (!found.empty()) return found;
+  for (const auto& [name, value] : mine.at("options").items()) {
+    const auto own = value.template get<std::string>();
+    const auto saved = file.at("options").value(name, std::string());
+    if (saved != own) {
+      found.push_back(fmt::format("option {} is {}, in the file {}", name, own, saved));
+    }
+  }
+  return found;
+}
+
+}  // namespace detail
+
+/// Writes the whole state of a run to `path`: parameters and fp32 masters, the base's state and
+/// options, masks, thresholds, and of a running task the weights of its start, retain gradient,
+/// scores, what the objective remembered, its counters; the state of LibTorch's CPU generator;
+/// `buffers` as given (a model's, by name). One safetensors file, whole or not at all.
+/// @throws std::runtime_error if the file cannot be written; c10::ValueError for a name that is not
+/// UTF-8
+template <class Method>
+void save_checkpoint(const std::filesystem::path& path, const Method& unlearner,
+                     const io::NamedTensors& buffers = {}) {
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
+  io::NamedTensors arrays;
+  nlohmann::json header = detail::method_header(unlearner);
+  detail::CheckpointArrays(*detail::CoreAccess::core(unlearner)).write(arrays, header);
+  for (const auto& [name, buffer] : buffers) arrays.emplace_back("buffer/" + name, buffer);
+  at::Generator generator = at::detail::getDefaultCPUGenerator();
+  {
+    const std::lock_guard<std::mutex> lock(generator.mutex());
+    arrays.emplace_back("generator", generator.get_state());
+  }
+  header["arrays"] =
+      detail::manifest(std::map<std::string, at::Tensor>(arrays.begin(), arrays.end()));
+  std::string header_text;
+  try {
+    header_text = header.dump();
+  } catch (const nlohmann::json::exception&) {
+    detail::refuse_names(arrays, path);
+  }
+  arrays.emplace_back(detail::kHeaderName, detail::bytes_tensor(header_text));
+  io::save_tensors(path, arrays,
+                   {{detail::kCheckpointKey, std::to_string(detail::kCheckpointVersion)}});
+}
+
+/// Reads what save_checkpoint wrote into an unlearner of the same method, options and parameters,
+/// and `buffers` into the tensors given. The run goes on with the same bits as if it had never
+/// stopped.
+/// @returns the running task, if there was one
+/// @throws c10::Error listing what differs, c10::Error or std::runtime_error for a missing,
+/// truncated or corrupted file; nothing is changed then
+template <class Method>
+[[nodiscard]] std::optional<typename Method::TaskType> load_checkpoint(
+    const std::filesystem::path& path, Method& unlearner, const io::NamedTensors& buffers = {}) {
+  const std::shared_ptr<detail::UnlearnerCore>& core = detail::CoreAccess::core(unlearner);
+  TORCH_CHECK(!core->in_task(),
+              "alkn::load_checkpoint: expected no running task, got one; end or abandon it first");
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
+  nlohmann::json header;
+  const std::map<std::string, Tensor> arrays = detail::read_checkpoint(path, header);
+  detail::CheckpointArrays reader(*core);
+  std::vector<std::string> differences;
+  try {
+    differences = detail::header_differences(detail::method_header(unlearner), header);
+    if (differences.empty()) differences = reader.differences(arrays, header);
+  } catch (const nlohmann::json::exception&) {
+    differences.emplace_back("the file's header lacks a field, or has one of another type");
+  }
+  for (const auto& [name, buffer] : buffers) {
+    const auto found = arrays.find("buffer/" + name);
+    if (found == arrays.end())
+      differences.push_back(fmt::format("buffer \"{}\" is not in the file", name));
+    else if (found->second.sizes() != buffer.sizes() ||
+             found->second.scalar_type() != buffer.scalar_type()) {
+      differences.push_back(
+          fmt::format("buffer \"{}\" has another shape or dtype in the file", name));
+    } else if (at::has_internal_overlap(buffer) == at::MemOverlap::Yes) {
+      differences.push_back(fmt::format("buffer \"{}\" has no memory for each entry", name));
+    }
+  }
+  TORCH_CHECK(differences.empty(),
+              "alkn::load_checkpoint: expected the unlearner that was saved, got differences: ",
+              fmt::format("{}", fmt::join(differences, "; ")), " (", path.string(), ")");
+  detail::GeneratorState generator(arrays.at("generator"));
+  reader.read(arrays, header);
+  generator.keep();
+  for (const auto& [name, buffer] : buffers) {
+    const c10::InferenceMode mode(buffer.is_inference());  // only there one may be written
+    const at::NoGradGuard no_grad_here;
+    Tensor(buffer).copy_(arrays.at("buffer/" + name));
+  }
+  if (!core->in_task()) return std::nullopt;
+  return std::optional<typename Method::TaskType>(std::in_place, core, core->task_->serial,
+                                                  unlearner.method_options());
+}
+
+}  // namespace alkn

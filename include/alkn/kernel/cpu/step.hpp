@@ -1,0 +1,178 @@
+// The whole step on the CPU: norm, score, threshold, mask, AdamW, low-precision copy. No LibTorch
+// in here.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <alkn/kernel/chunks.hpp>
+#include <alkn/kernel/cpu/history.hpp>
+#include <alkn/kernel/cpu/scratch.hpp>
+#include <alkn/kernel/cpu/threshold.hpp>
+#include <alkn/kernel/cpu/worker.hpp>
+#include <alkn/kernel/parallel.hpp>
+#include <alkn/kernel/simd/dispatch.hpp>
+#include <alkn/kernel/step.hpp>
+
+namespace alkn::kernel {
+
+/// Takes steps over a list of tensors, reusable from step to step. What it keeps between steps (the
+/// list of chunks, predictions of the thresholds, scratch) changes the speed and never the result.
+///
+/// Determinism: the same bits for any number of threads and any instruction set.
+/// Cost: the bytes of "The step" in docs; a step with the sizes of the last one allocates nothing.
+class CpuStep {
+ public:
+  /// Forgets the predictions: call it when scores start from zero, at the start of a task.
+  void reset() { thresholds_.reset(); }
+
+  /// How the predictions of the thresholds have fared since then.
+  [[nodiscard]] PredictionCounts predictions() const { return thresholds_.predictions(); }
+
+  /// One step. Overlapping tensors are the caller's mistake.
+  /// @param tensors in and out, see StepTensor
+  /// @returns the norm, and whether the step was skipped because it was not finite (nothing is
+  /// written then)
+  /// @throws std::invalid_argument if a pointer is missing that the step needs; nothing is written
+  /// then
+  StepResult run(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
+                 const ParallelFor& parallel) {
+    for (std::int64_t t = 0; t < num_tensors; ++t) check(tensors[t], args, t);
+    chunks_.assign(tensors, num_tensors);
+    sums_.resize(static_cast<std::size_t>(chunks_.size()));  // also after one that found no memory
+    unmasked_.resize(static_cast<std::size_t>(chunks_.size()));
+    pool_.reserve(parallel.num_threads(), 0);
+    const StepRun run{tensors, num_tensors, chunks_,         kernel::kernels(),
+                      pool_,   parallel,    unmasked_.data()};
+
+    StepNumbers numbers{args, 1};
+    const StepResult result = reduce(run, numbers);
+    if (result.skipped) return result;
+    numbers.scale = flushed_float(result.clip_scale);
+    for (std::int64_t t = 0; t < num_tensors; ++t)
+      tensors[t].deviation = deviation(t, tensors[t], numbers);
+
+    if (args.mask == MaskKind::localized && args.threshold_due) {
+      thresholds_.run(run, numbers);
+    } else {
+      update(run, numbers);
+    }
+    if (args.mask == MaskKind::localized) count_unmasked(tensors, num_tensors);
+    return result;
+  }
+
+ private:
+  static void check(const StepTensor& t, const StepArgs& args, std::int64_t index) {
+    const auto need = [&](bool there, const char* what) {
+      if (there) return;
+      throw std::invalid_argument(std::string("alkn::kernel::CpuStep: expected ") + what +
+                                  ", got null (tensor " + std::to_string(index) + ")");
+    };
+    if (t.size < 0) {
+      throw std::invalid_argument("alkn::kernel::CpuStep: expected a size of at least 0, got " +
+                                  std::to_string(t.size) + " (tensor " + std::to_string(index) +
+                                  ")");
+    }
+    if (t.size == 0) return;
+    if (t.state_type == DType::float16) {
+      throw std::invalid_argument(
+          "alkn::kernel::CpuStep: expected a state of float32 or bfloat16, got float16 (tensor " +
+          std::to_string(index) + ")");
+    }
+    need(t.grad != nullptr, "a gradient");
+    if (args.update == Update::adamw) {
+      need(t.param != nullptr, "a parameter");
+      need(t.type == DType::float32 || t.master != nullptr, "fp32 masters of a 16-bit parameter");
+      need(t.exp_avg != nullptr && t.exp_avg_sq != nullptr, "two moments");
+    } else {
+      need(t.grad_out != nullptr, "grad_out");
+    }
+    if (args.mask != MaskKind::none) need(t.mask != nullptr, "a mask");
+    if (args.mask == MaskKind::localized) {
+      need(t.retain != nullptr, "a retain gradient");
+      need(t.score != nullptr, "a score");
+    }
+  }
+
+  static bool needs_sums(const StepRun& run, const StepArgs& args) {
+    if (args.check_finite || args.max_norm > 0) return true;
+    return args.mask == MaskKind::localized &&
+           std::any_of(run.tensors, run.tensors + run.num_tensors,
+                       [](const StepTensor& t) { return t.used != nullptr; });
+  }
+
+  /// Sums of every chunk, added in chunk order: the norm and the clip scale.
+  StepResult reduce(const StepRun& run, const StepNumbers& numbers) {
+    if (!needs_sums(run, numbers.args)) return {};
+    run.parallel(chunks_.size(), [&](std::int64_t begin, std::int64_t end) {
+      const ScratchPool::Lease scratch(pool_);
+      CpuWorker worker(run.kernels, numbers, *scratch);
+      for (std::int64_t c = begin; c < end; ++c) {
+        const Chunk& chunk = chunks_[c];
+        worker.then_sum(run.tensors, c + 1 < end ? &chunks_[c + 1] : nullptr);
+        sums_[static_cast<std::size_t>(c)] = worker.sum(run.tensors[chunk.tensor], chunk);
+      }
+    });
+    double squares = 0;
+    for (const Sums& sums : sums_) squares += sums.squares;
+    StepResult result;
+    result.grad_norm = std::sqrt(squares);
+    result.skipped = !std::isfinite(result.grad_norm);
+    if (!result.skipped) result.clip_scale = clip_scale(result.grad_norm, numbers.args.max_norm);
+    return result;
+  }
+
+  /// mu of this step: the sums were taken before clipping, which only scales.
+  [[nodiscard]] float deviation(std::int64_t tensor, const StepTensor& t,
+                                const StepNumbers& numbers) const {
+    if (numbers.args.mask != MaskKind::localized || t.used == nullptr) return 0;
+    double sum = 0, squares = 0;
+    for (std::int64_t c = chunks_.first(tensor); c < chunks_.first(tensor + 1); ++c) {
+      sum += sums_[static_cast<std::size_t>(c)].products;
+      squares += sums_[static_cast<std::size_t>(c)].product_squares;
+    }
+    return flushed_float(static_cast<double>(numbers.scale) *
+                         unbiased_deviation(sum, squares, t.size));
+  }
+
+  /// The last pass where no threshold is due: with the score, if there is one, in the same pass.
+  void update(const StepRun& run, const StepNumbers& numbers) {
+    run.parallel(chunks_.size(), [&](std::int64_t begin, std::int64_t end) {
+      const ScratchPool::Lease scratch(pool_);
+      CpuWorker worker(run.kernels, numbers, *scratch);
+      for (std::int64_t c = end - 1; c >= begin; --c) {  // backwards: the end is still in the cache
+        const Chunk& chunk = chunks_[c];
+        const StepTensor& t = run.tensors[chunk.tensor];
+        worker.then_update(run.tensors, c > begin ? &chunks_[c - 1] : nullptr);
+        if (numbers.args.mask == MaskKind::none) {
+          worker.update(t, chunk, worker.state_kernels(t).update_all, false);
+        } else if (numbers.args.mask == MaskKind::given) {
+          worker.update(t, chunk, worker.state_kernels(t).update_bits, false);
+        } else {
+          run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_fused, true);
+        }
+      }
+    });
+  }
+
+  void count_unmasked(StepTensor* tensors, std::int64_t num_tensors) const {
+    for (std::int64_t t = 0; t < num_tensors; ++t) {
+      tensors[t].num_unmasked = 0;
+      for (std::int64_t c = chunks_.first(t); c < chunks_.first(t + 1); ++c) {
+        tensors[t].num_unmasked += unmasked_[static_cast<std::size_t>(c)];
+      }
+    }
+  }
+
+  ChunkList chunks_;
+  std::vector<Sums> sums_;              // per chunk
+  std::vector<std::int64_t> unmasked_;  // per chunk
+  ScratchPool pool_;
+  CpuThresholds thresholds_;
+};
+
+}  // namespace alkn::kernel

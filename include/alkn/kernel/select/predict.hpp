@@ -1,0 +1,233 @@
+// Where the order statistics of the next step must lie: by the last steps, or by a sample.
+//
+// Nothing here decides a result: a prediction that fails is noticed by the counts.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include <alkn/kernel/cpu/passes.hpp>
+#include <alkn/kernel/math.hpp>
+#include <alkn/kernel/select/select.hpp>
+#include <alkn/kernel/tuning.hpp>
+
+namespace alkn::kernel {
+
+struct ThresholdRule {
+  std::int64_t size = 0;
+  double unmask_ratio = 0, trim_ratio = 0;
+
+  [[nodiscard]] Ranks ranks() const { return threshold_ranks(size, unmask_ratio, trim_ratio); }
+  [[nodiscard]] float eta(float low, float high) const {
+    return threshold(low, high, size, unmask_ratio, trim_ratio);
+  }
+};
+
+/// Fills in the threshold's interval from those of the two order statistics.
+inline void bracket_threshold(Pivots& p, const ThresholdRule& rule) {
+  const float corners[4] = {rule.eta(p.low_a, p.high_a), rule.eta(p.low_a, p.high_b),
+                            rule.eta(p.low_b, p.high_a), rule.eta(p.low_b, p.high_b)};
+  p.eta_a = corners[0], p.eta_b = corners[0];
+  for (const float eta : corners) {
+    if (!(std::fabs(eta) <
+          std::numeric_limits<float>::infinity())) {  // no bound: set nothing aside
+      p.eta_a = p.eta_b = std::numeric_limits<float>::infinity();
+      return;
+    }
+    p.eta_a = std::min(p.eta_a, eta), p.eta_b = std::max(p.eta_b, eta);
+  }
+}
+
+/// Where a sorted sample has the ends of the interval that holds the rank-th largest of n with the
+/// asked certainty, counted from the smallest; outside of the sample: there is no end.
+struct SampledBracket {
+  std::int64_t a = 0, b = 0;
+
+  SampledBracket(std::int64_t num_keys, std::int64_t n, std::int64_t rank, double sigmas) {
+    const auto count = static_cast<double>(num_keys);
+    const double share = (static_cast<double>(rank) - 0.5) / static_cast<double>(n);
+    const double half = sigmas * std::sqrt(count * share * (1 - share)) + 1;
+    a = num_keys - 1 - static_cast<std::int64_t>(std::ceil(share * count + half));
+    b = num_keys - 1 - static_cast<std::int64_t>(std::floor(share * count - half));
+  }
+};
+
+/// Reorders the keys so that each of the four places holds what it would in a sorted list.
+inline void sort_places(std::uint32_t* keys, std::int64_t num_keys, std::int64_t (&places)[4]) {
+  std::sort(places, places + 4);
+  const auto part = [&](std::int64_t from, std::int64_t place, std::int64_t to) {
+    if (place >= from && place < to) std::nth_element(keys + from, keys + place, keys + to);
+  };
+  const auto inside = [&](std::int64_t x) { return std::clamp<std::int64_t>(x, 0, num_keys); };
+  part(0, places[1], num_keys);  // each of the others then lies in what is left on its side
+  part(0, places[0], inside(places[1]));
+  part(inside(places[1] + 1), places[2], num_keys);
+  part(inside(places[2] + 1), places[3], num_keys);
+}
+
+/// Brackets by a sample's keys, which are reordered.
+inline Pivots pivots_by_sample(std::uint32_t* keys, std::int64_t num_keys,
+                               const ThresholdRule& rule, double sigmas) {
+  Pivots p;
+  const Ranks ranks = rule.ranks();
+  const SampledBracket low(num_keys, rule.size, ranks.low, sigmas);
+  const SampledBracket high(num_keys, rule.size, ranks.high, sigmas);
+  std::int64_t places[4] = {low.a, low.b, high.a, high.b};
+  sort_places(keys, num_keys, places);
+  const float infinity = std::numeric_limits<float>::infinity();
+  const auto value = [&](std::int64_t place) {
+    if (place < 0) return -infinity;
+    if (place >= num_keys || std::isnan(key_value(keys[place]))) return infinity;
+    return key_value(keys[place]);
+  };
+  p.low_a = value(low.a), p.low_b = value(low.b);
+  p.high_a = value(high.a), p.high_b = value(high.b);
+  bracket_threshold(p, rule);
+  return p;
+}
+
+/// One order statistic over the steps: the last value and one of three changes, whichever predicted
+/// best; the width by the errors of these predictions. In a large tensor, where the scores' noise
+/// averages out, the last change and the change of the change tell most; in a small one the mean.
+class Track {
+ public:
+  [[nodiscard]] bool ready() const { return seen_ >= 2; }
+  /// The share of the scores that such an interval should hold, by the last one that was counted.
+  [[nodiscard]] double share(float a, float b) const {
+    return density_ * (static_cast<double>(b) - static_cast<double>(a));
+  }
+  void count(float a, float b, std::int64_t inside, std::int64_t n) {
+    const double width = static_cast<double>(b) - static_cast<double>(a);
+    if (width > 0 && width < 1e38)
+      density_ = static_cast<double>(inside) / static_cast<double>(n) / width;
+  }
+  /// @param errors half the width, in largest recent errors
+  void bracket(double errors, float& a, float& b) const {
+    int best = 0;
+    for (int i = 1; i < kChanges; ++i) best = error_[i] < error_[best] ? i : best;
+    const float center = value_ + change_[best];
+    const float half =
+        seen_ == 2 ? 0.5F * std::fabs(change_[0]) : static_cast<float>(errors) * error_[best];
+    a = flushed(center - half), b = flushed(center + half);  // as the scores they bracket
+  }
+  void observe(float value) {
+    if (!(std::fabs(value) < std::numeric_limits<float>::infinity())) {
+      seen_ = 0;  // nothing to extrapolate from
+      return;
+    }
+    for (int i = 0; i < kChanges && seen_ >= 2; ++i) {
+      const float error = std::fabs(value - (value_ + change_[i]));
+      error_[i] = std::max(error, seen_ == 2 ? 0.0F : tuning::kErrorDecay * error_[i]);
+    }
+    const float change = seen_ >= 1 ? value - value_ : 0.0F;
+    change_[1] = seen_ >= 2 ? change_[1] + tuning::kChangeShare * (change - change_[1]) : change;
+    change_[2] = seen_ >= 2 ? change + (change - change_[0]) : change;
+    change_[0] = change;
+    value_ = value;
+    seen_ = std::min(seen_ + 1, 3);
+  }
+
+ private:
+  static constexpr int kChanges = 3;
+  float value_ = 0;
+  float change_[kChanges] = {};  ///< the last; the mean, that forgets; the last, changing on
+  float error_[kChanges] = {};
+  double density_ = 0;
+  int seen_ = 0;
+};
+
+/// How often the order statistics lay where they were predicted. A bracket by a sample that follows
+/// one that missed counts as well.
+struct PredictionCounts {
+  std::int64_t hits = 0, misses = 0;                  ///< of brackets by the last steps
+  std::int64_t widened = 0;                           ///< of them all, those made wider meanwhile
+  std::int64_t sampled_hits = 0, sampled_misses = 0;  ///< of brackets by a sample
+
+  PredictionCounts& operator+=(const PredictionCounts& other) noexcept {
+    hits += other.hits, misses += other.misses, widened += other.widened;
+    sampled_hits += other.sampled_hits, sampled_misses += other.sampled_misses;
+    return *this;
+  }
+};
+
+/// The share of all scores that both brackets by a sample hold on average, at the trim ratio .15.
+inline double sampled_share(double sigmas, std::int64_t num_sampled) {
+  return 4 * sigmas * 0.36 / std::sqrt(static_cast<double>(num_sampled));
+}
+
+/// What is remembered of one tensor's thresholds from step to step.
+class Predictor {
+ public:
+  /// Brackets by the last steps; false where they predict nothing, or less than a sample of
+  /// `num_sampled` would, and a sample has to.
+  /// @param errors half a bracket's width, in largest recent errors
+  [[nodiscard]] bool predict(const ThresholdRule& rule, std::int64_t num_sampled, double errors,
+                             Pivots& p) const {
+    const Ranks ranks = rule.ranks();
+    if (ranks.low != ranks_.low || ranks.high != ranks_.high) return false;
+    if (!low_.ready() || !high_.ready() || pause_ > 0 || tied_) return false;
+    low_.bracket(errors, p.low_a, p.low_b);
+    high_.bracket(errors, p.high_a, p.high_b);
+    if (!(p.low_a <= p.low_b && p.high_a <= p.high_b)) return false;  // NaN after an overflow
+    const double held = low_.share(p.low_a, p.low_b) + high_.share(p.high_a, p.high_b);
+    if (held > sampled_share(sigmas(), num_sampled)) return false;
+    bracket_threshold(p, rule);
+    p.closed = true;
+    return true;
+  }
+  /// Standard deviations for a sampled bracket: more after samples that misled.
+  [[nodiscard]] double sigmas() const { return tuning::kSampleSigmas * widen_; }
+
+  /// What the step's order statistics were.
+  void observe(const ThresholdRule& rule, float low, float high) {
+    const Ranks ranks = rule.ranks();
+    if (ranks.low != ranks_.low || ranks.high != ranks_.high) low_ = high_ = Track();
+    ranks_ = ranks;
+    low_.observe(low), high_.observe(high);
+    if (pause_ > 0) --pause_;
+  }
+  /// Both lay in their intervals.
+  void hit(const SelectedPair& pair, const Pivots& p, std::int64_t n, bool by_sample) {
+    if (!pair.low.tied) low_.count(p.low_a, p.low_b, pair.low.inside, n);
+    if (!pair.high.tied) high_.count(p.high_a, p.high_b, pair.high.inside, n);
+    ++(by_sample ? counts_.sampled_hits : counts_.hits);
+    if (by_sample) {
+      widen_ = std::max(1.0, widen_ * 0.9);
+      tied_ = pair.low.tied || pair.high.tied;
+    } else {
+      penalty_ = std::max(1, penalty_ - 1);
+    }
+  }
+  /// One did not, or too much lay there.
+  void miss(bool by_sample) {
+    ++(by_sample ? counts_.sampled_misses : counts_.misses);
+    if (by_sample) {
+      widen_ = std::min(8.0, widen_ * 1.5);
+    } else {  // trust the last steps again after a while, longer each time
+      penalty_ = std::min(32, penalty_ * 2);
+      pause_ = penalty_;
+    }
+  }
+  /// Too many scores lie where the threshold may: from now on it gets no bracket of its own. Under
+  /// the heavy tails of real scores the two order statistics lie far out, where a small uncertainty
+  /// is wide in the middle, where most scores are.
+  void crowd() { crowded_ = true; }
+  [[nodiscard]] bool crowded() const { return crowded_; }
+  /// The bracket by the last steps has to be wider.
+  void widen() { ++counts_.widened; }
+  [[nodiscard]] const PredictionCounts& counts() const { return counts_; }
+
+ private:
+  PredictionCounts counts_;
+  Track low_, high_;
+  Ranks ranks_;  ///< that the two follow
+  double widen_ = 1;
+  int penalty_ = 1;
+  int pause_ = 0;
+  bool crowded_ = false;
+  bool tied_ = false;  ///< a heavy value: brackets by a sample count it instead of storing it
+};
+
+}  // namespace alkn::kernel

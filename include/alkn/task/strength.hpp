@@ -1,0 +1,233 @@
+// How strong a task's negation is, by what it does: the weights at any lambda for a look, and the
+// searches of end(judge, bound) and end(target). Included by task/core.hpp.
+#pragma once
+
+#include <c10/core/InferenceMode.h>
+#include <alkn/task/core.hpp>
+
+#include <cmath>
+#include <optional>
+#include <utility>
+
+namespace alkn::detail {
+
+/// Holds the fine-tuned weights before others are shown. Masters have those of low precision.
+inline void UnlearnerCore::hold_tuned() {
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
+  check_parameters(false);
+  std::vector<Tensor> tuned;
+  for (const ParameterState& p : parameters_) {
+    const Tensor values = live(p).detach();  // may have to be taken over
+    if (is_low_precision(p.param)) {
+      tuned.emplace_back();
+    } else {
+      const bool to_host = settings_.start_on_host && values.is_cuda();
+      tuned.push_back(to_host ? pinned_copy(values) : values.clone());
+    }
+  }
+  task_->tuned = std::move(tuned);
+}
+
+/// theta = start - lambda (theta_ft - start) in the model, after hold_tuned(); the masters keep
+/// theta_ft. May lack memory on its way: show_tuned() undoes a part as well.
+inline void UnlearnerCore::show(double lambda) {
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
+  const Backend how = backend();
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const ParameterState& p = parameters_[i];
+    if (!is_low_precision(p.param)) {
+      p.param.copy_(task_->tuned[i]);
+      base_.runner().negate(p.param, p.param, p.start, lambda, how);
+      continue;
+    }
+    const Tensor values = base_.masters().find(p.param).clone();
+    base_.runner().negate(values, values, p.start, lambda, how);
+    p.param.copy_(values);
+    base_.masters().agree(p.param);
+  }
+}
+
+/// Puts the fine-tuned weights back, and lets go of what held them. Takes no memory. Where a
+/// parameter has changed its shape or its place, nothing is written.
+inline void UnlearnerCore::show_tuned() {
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
+  if (!task_ || task_->tuned.empty()) return;
+  check_parameters(false);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const ParameterState& p = parameters_[i];
+    const Tensor& tuned = task_->tuned[i];
+    p.param.copy_(tuned.defined() ? tuned : base_.masters().find(p.param));
+    base_.masters().agree(p.param);
+  }
+  task_->tuned.clear();
+  task_->shown = false;
+}
+
+/// For Task::weights_at: all parameters show lambda, or an exception and none.
+inline void UnlearnerCore::show_lambda(double lambda) {
+  check_range(settings_.owner, "lambda", lambda, Range::non_negative(), "weights_at");
+  settle();
+  hold_tuned();
+  task_->shown = true;
+  try {
+    show(lambda);
+  } catch (...) {
+    show_tuned();
+    throw;
+  }
+}
+
+/// What a judge says of the candidate that is shown.
+inline double UnlearnerCore::ask(const std::function<double()>& judge) {
+  const double value = judge();
+  TORCH_CHECK(!task_->swapped, "alkn::", settings_.owner,
+              ": expected the scope of start_weights() to end in the judge of end(), got it open "
+              "after the judge");
+  check_parameters(false);
+  return value;
+}
+
+/// What `search` finds by showing candidates to a judge. The fine-tuned weights are back whatever
+/// comes of it; if a judge throws, the task goes on.
+template <class Search>
+auto UnlearnerCore::among_candidates(Search&& search) {
+  settle();
+  hold_tuned();
+  const auto put_back = [&] {
+    task_->judging = false;
+    task_->broken = true;
+    swap_back();  // a scope that the judge has left open
+    show_tuned();
+    task_->broken = false;
+  };
+  task_->judging = true;
+  try {
+    const auto found = search();
+    put_back();
+    return found;
+  } catch (...) {
+    if (task_->judging) put_back();
+    throw;
+  }
+}
+
+/// The largest lambda in [0, lambda_t] at which `judge` stays within `bound`, by bisection: both
+/// ends of the negation are held, so that each candidate is one pass over the weights.
+inline TaskReport UnlearnerCore::end_task(const std::function<double()>& judge, double bound,
+                                          int iterations) {
+  settle();
+  check_end();
+  check_parameters(false);
+  TORCH_CHECK_VALUE(judge && !std::isnan(bound) && iterations >= 1, "alkn::", settings_.owner,
+                    ": expected a judge, a bound and at least one iteration, got ",
+                    judge ? "a" : "no", " judge, bound ", fmt::format("{}", bound), " and ",
+                    iterations, " iterations (end)");
+  const double full = task_lambda();
+  const auto within = [&](double lambda) {
+    show(lambda);
+    return ask(judge) <= bound;  // a NaN is not within
+  };
+  const double found = among_candidates([&] {
+    if (within(full)) return full;
+    double low = 0, high = full;
+    for (int i = 0; i < iterations; ++i) {
+      const double middle = (low + high) / 2;
+      (within(middle) ? low : high) = middle;
+    }
+    return low;
+  });
+  return end_task(found, found < full);
+}
+
+/// One candidate of end(target), and what was asked of it.
+struct JudgedLambda {
+  double lambda = 0;
+  double forget = 0;
+  bool met = false;  ///< `forget` is at its bound
+  std::optional<double> keep = {};
+};
+
+/// The search of end(target): where `forget` has fallen or `keep` has not held, lambda is too
+/// large; else it is too small.
+class TargetSearch {
+ public:
+  using Judge = std::function<double()>;
+  TargetSearch(const EndTarget& target, std::function<void(double)> show,
+               std::function<double(const Judge&)> ask)
+      : target_(target), show_(std::move(show)), ask_(std::move(ask)) {}
+
+  /// @returns the candidate to end with, `met` only if `keep` holds as well
+  JudgedLambda run() {
+    std::optional<JudgedLambda> low;  // the largest one that is too small
+    JudgedLambda high = judge(target_.max_lambda);
+    if (!high.met && holds(high)) return high;
+    for (int i = 0; i < target_.iterations; ++i) {
+      JudgedLambda middle = judge(((low ? low->lambda : 0) + high.lambda) / 2);
+      if (!middle.met && holds(middle))
+        low = middle;
+      else
+        high = middle;
+    }
+    if (!low) low = judge(0);  // nothing but the weights of the start is left below
+    JudgedLambda& best = low->met || !high.met || !holds(high) ? *low : high;
+    const bool kept = holds(best);
+    best.met = best.met && kept;
+    return best;
+  }
+
+ private:
+  JudgedLambda judge(double lambda) {
+    show_(lambda);
+    shown_ = lambda;
+    JudgedLambda result{.lambda = lambda, .forget = ask_(target_.forget)};
+    result.met = result.forget <= target_.forget_bound;
+    return result;
+  }
+
+  bool holds(JudgedLambda& candidate) {
+    if (!target_.keep) return true;
+    if (!candidate.keep) {
+      if (shown_ != candidate.lambda) show_(shown_ = candidate.lambda);
+      candidate.keep = ask_(target_.keep);
+    }
+    return *candidate.keep <= target_.keep_bound;
+  }
+
+  const EndTarget& target_;
+  std::function<void(double)> show_;
+  std::function<double(const Judge&)> ask_;
+  double shown_ = -1;
+};
+
+/// The smallest lambda that meets the target.
+inline TaskReport UnlearnerCore::end_task(const EndTarget& target) {
+  settle();
+  check_end();
+  check_parameters(false);
+  TORCH_CHECK_VALUE(target.forget, "alkn::", settings_.owner,
+                    ": expected a judge of the forget set, got none (end)");
+  TORCH_CHECK_VALUE(
+      !std::isnan(target.forget_bound) && !std::isnan(target.keep_bound), "alkn::", settings_.owner,
+      ": expected bounds that are numbers, got ",
+      fmt::format("forget_bound {} and keep_bound {}", target.forget_bound, target.keep_bound),
+      " (end)");
+  check_range(settings_.owner, "max_lambda", target.max_lambda, Range::positive(), "end");
+  TORCH_CHECK_VALUE(target.iterations >= 1, "alkn::", settings_.owner,
+                    ": expected iterations in [1, inf), got ", target.iterations, " (end)");
+  const JudgedLambda found = among_candidates([&] {
+    return TargetSearch(
+               target, [this](double lambda) { show(lambda); },
+               [this](const std::function<double()>& judge) { return ask(judge); })
+        .run();
+  });
+  TaskReport result = end_task(found.lambda, found.lambda < task_lambda());
+  result.forget_judged = found.forget;
+  result.keep_judged = found.keep;
+  result.target_met = found.met;
+  return result;
+}
+
+}  // namespace alkn::detail

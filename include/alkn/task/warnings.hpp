@@ -1,0 +1,50 @@
+// What a task's own numbers say against it. Included by task/core.hpp.
+#pragma once
+
+#include <alkn/task/core.hpp>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+namespace alkn::detail {
+
+/// Fewer steps than this leave a schedule no room.
+inline constexpr std::int64_t kFewSteps = 10;
+/// A forget loss, in nats a token, below which fine-tuning has nothing left to learn.
+inline constexpr double kSmallLoss = 0.01;
+
+inline std::vector<std::string> UnlearnerCore::warnings(bool ending) const {
+  const TaskCourse& course = task_->course;
+  std::vector<std::string> all;
+  const std::int64_t steps = ending ? task_->done : task_->announced;
+  if (steps < kFewSteps) {
+    all.push_back(
+        fmt::format("{} step{}, fewer than {}: they move little, and a schedule has no "
+                    "room in them",
+                    steps, steps == 1 ? "" : "s", kFewSteps));
+  }
+  if (ending && course.num_rates == task_->done) {
+    if (course.peak_rate == 0) {
+      all.emplace_back("no step had a learning rate above 0: nothing was trained");
+    } else if (2 * course.peak_step > task_->done) {
+      all.push_back(
+          fmt::format("the learning rate rose until step {} of {}: a warm-up took more "
+                      "than half of the steps",
+                      course.peak_step + 1, task_->done));
+    }
+  }
+  if (course.first_loss.defined()) {
+    const double loss = course.first_loss.item<double>();
+    if (std::abs(loss) < kSmallLoss) {
+      all.push_back(
+          fmt::format("the forget loss starts at {:.2g}, near 0: the samples are known by "
+                      "heart, or not at all, and loss and norm say nothing of what is "
+                      "forgotten; evaluate",
+                      loss));
+    }
+  }
+  return all;
+}
+
+}  // namespace alkn::detail

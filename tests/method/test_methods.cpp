@@ -1,0 +1,604 @@
+// A method is a torch::optim::Optimizer: policies in every combination, schedulers, closures, and
+// models of all kinds.
+#include <torch/csrc/jit/api/module.h>
+#include <torch/optim/schedulers/step_lr.h>
+#include <torch/optim/sgd.h>
+
+#include <cmath>
+#include <memory>
+#include <type_traits>
+
+#include "catch.hpp"
+#include "method/tiny.hpp"
+
+using alkn::Backend;
+using at::Tensor;
+using tiny::core_of, tiny::error_of, tiny::Model, tiny::same_bits, tiny::unlearn;
+
+namespace {
+
+/// A checkerboard for weight and bias; embed and head are trained entirely.
+std::vector<alkn::NamedParameter> checkerboard(const Model& model) {
+  std::vector<alkn::NamedParameter> masks;
+  for (const auto& p : model.params) {
+    if (p.name != "weight" && p.name != "bias") continue;
+    const Tensor even = at::arange(p.tensor.numel(), at::kLong).remainder(2).eq(0);
+    masks.push_back({p.name, even.reshape(p.tensor.sizes())});
+  }
+  return masks;
+}
+
+template <class Objective, class Mask, class Ending>
+void check_combination(Backend backend) {
+  using Method = alkn::Unlearner<Objective, Mask, Ending>;
+  Model model;
+  auto options = typename Method::Options().backend(backend);
+  if constexpr (std::is_same_v<Mask, alkn::GivenMask>) options.masks(checkerboard(model));
+  if constexpr (Ending::kNegates) options.negation(1);
+  if constexpr (Mask::kKind != alkn::kernel::MaskKind::none) options.masked(alkn::Masked::freeze);
+  Method unlearner(model.params, options, alkn::AdamWOptions(1e-2).weight_decay(0.1));
+  const auto before = model.copies();
+  auto task = unlearner.begin_task({.steps = 2});
+  CHECK(task.wants_memory() == Objective::kRemembers);
+  CHECK(task.wants_retain_gradient() == (Mask::kKind == alkn::kernel::MaskKind::localized));
+  tiny::prepare(task, model);
+  for (int i = 0; i < 2; ++i) CHECK(std::isfinite(tiny::step(unlearner, task, model)));
+  const auto tuned = model.copies();
+  const double expected_share = unlearner.last_step().fraction_trained;
+  const auto report = task.end();
+  CHECK(report.lambda == (Ending::kNegates ? 1.0 : 0.0));
+  CHECK(report.fraction_trained == expected_share);
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    const Tensor& now = model.params[i].tensor;
+    CHECK_FALSE(same_bits(now, before[i]));
+    if (Ending::kNegates) {
+      CHECK(tiny::distance(now, before[i].mul(2).sub(tuned[i])) < 1e-6);
+    } else {
+      CHECK(same_bits(now, tuned[i]));
+    }
+    if constexpr (std::is_same_v<Mask, alkn::GivenMask>) {
+      const bool masked = model.params[i].name == "weight" || model.params[i].name == "bias";
+      const Tensor off =
+          masked ? at::arange(now.numel(), at::kLong).remainder(2).eq(1).reshape(now.sizes())
+                 : at::zeros(now.sizes(), at::kBool);
+      CHECK(same_bits(now.masked_select(off), before[i].masked_select(off)));
+      CHECK(now.detach().ne(before[i]).logical_or(off).all().template item<bool>());
+      CHECK(report.tensors[i].fraction_trained == (masked ? 0.5 : 1.0));
+    } else if constexpr (std::is_same_v<Mask, alkn::NoMask>) {
+      CHECK(report.tensors[i].fraction_trained == 1.0);
+    } else {
+      CHECK(report.tensors[i].threshold.has_value() == (now.numel() >= 10));
+    }
+  }
+}
+
+template <class Objective>
+void check_combinations(Backend backend) {
+  check_combination<Objective, alkn::NoMask, alkn::Keep>(backend);
+  check_combination<Objective, alkn::NoMask, alkn::Negate>(backend);
+  check_combination<Objective, alkn::GivenMask, alkn::Keep>(backend);
+  check_combination<Objective, alkn::GivenMask, alkn::Negate>(backend);
+  check_combination<Objective, alkn::LocalizedMask, alkn::Keep>(backend);
+  check_combination<Objective, alkn::LocalizedMask, alkn::Negate>(backend);
+}
+
+}  // namespace
+
+TEST_CASE("every combination of policies unlearns") {
+  for (const Backend backend : tiny::kBackends) {
+    INFO(tiny::name_of(backend));
+    check_combinations<alkn::EntropicSoftLabels>(backend);
+    check_combinations<alkn::TokenNLL>(backend);
+    check_combinations<alkn::NegatedTokenNLL>(backend);
+    check_combinations<alkn::NegativePreference>(backend);
+  }
+}
+
+TEST_CASE("methods know their names, and presets their numbers") {
+  CHECK(std::string(alkn::ALKN<>::method_name()) == "ALKN");
+  CHECK(std::string(alkn::TaskVector<>::method_name()) == "TaskVector");
+  CHECK(std::string(alkn::GradientAscent<>::method_name()) == "GradientAscent");
+  CHECK(std::string(alkn::NPO<>::method_name()) == "NPO");
+  CHECK(std::string(alkn::Unlearner<alkn::TokenNLL, alkn::GivenMask, alkn::Keep>::method_name()) ==
+        "Unlearner");
+  const auto paper = alkn::ALKNOptions::paper(), reference = alkn::ALKNOptions::reference(),
+             conflict = alkn::ALKNOptions::conflict(), ratio = alkn::ALKNOptions::ratio();
+  CHECK(paper.steepness() == 10);
+  CHECK(paper.alignment() == 1);
+  CHECK(paper.penalty_scale() == alkn::PenaltyScale::gradient);
+  CHECK(paper.penalty() == 1);
+  CHECK(paper.modulation() == alkn::Modulation::parameter);
+  CHECK(paper.negation() == 0.8);
+  CHECK(reference.steepness() == 1.5);
+  CHECK(reference.alignment() == 1);
+  CHECK(reference.penalty_scale() == alkn::PenaltyScale::product);
+  CHECK(reference.penalty() == 0.5);
+  CHECK(reference.modulation() == alkn::Modulation::tensor);
+  CHECK(reference.negation() == 1);
+  CHECK(conflict.alignment() == -1);
+  CHECK(conflict.negation() == 2);
+  CHECK(conflict.score() == alkn::Score::product);
+  CHECK(ratio.score() == alkn::Score::ratio);
+  CHECK(ratio.negation() == 2);
+  for (const auto& preset : {paper, reference, conflict, ratio}) {
+    CHECK(preset.unmask_ratio() == 0.8);
+    CHECK(preset.trim_ratio() == 0.15);
+    CHECK(preset.threshold_every() == 1);
+    CHECK(preset.low_lr_ratio() == 0.1);
+    CHECK(preset.center() == 0.8);
+    CHECK(preset.max_norm() == 1);
+    CHECK(preset.lr_decay() == 1);
+    CHECK(preset.negation_decay() == 1);
+    CHECK(preset.masked() == alkn::Masked::gradient);
+  }
+}
+
+TEST_CASE("a retain term is added, and KL takes reference logits of the start") {
+  const auto term = GENERATE(alkn::RetainTerm::nll, alkn::RetainTerm::kl);
+  Model model;
+  alkn::GradientAscent<> unlearner(
+      model.params,
+      alkn::GradientAscentOptions().retain_term(term).retain_weight(3).rollback(true));
+  const tiny::Batch forget(0), retain(7);
+  auto task = unlearner.begin_task({.steps = 2});
+  CHECK(task.wants_retain_loss());
+  CHECK(task.wants_reference_logits() == (term == alkn::RetainTerm::kl));
+  const Tensor at_start = model.forward(retain.tokens).detach();
+  const double first = tiny::step(unlearner, task, model);
+  const double ascent = -alkn::mean_nll(model.forward(forget.tokens), forget.labels).item<double>();
+  const double nll = alkn::mean_nll(model.forward(retain.tokens), retain.labels).item<double>();
+  const double kl =
+      alkn::retain_kl(model.forward(retain.tokens), at_start, retain.labels).item<double>();
+  CHECK(kl > 0);
+  CHECK(tiny::loss_of(task, model).item<double>() ==
+        Approx(ascent + 3 * (term == alkn::RetainTerm::kl ? kl : nll)).epsilon(1e-5));
+  CHECK(std::isfinite(first));
+  Model other;
+  alkn::GradientAscent<> without(other.params);
+  auto none = without.begin_task({.steps = 1});
+  CHECK_FALSE(none.wants_retain_loss());
+  CHECK_FALSE(none.wants_reference_logits());
+}
+
+TEST_CASE("LibTorch's scheduler sets the rates of the steps, and the end of a task restores them") {
+  Model scheduled, by_hand;
+  alkn::TaskVector<> a(scheduled.params, {}, alkn::AdamWOptions(0.04)),
+      b(by_hand.params, {}, alkn::AdamWOptions(0.04));
+  auto first = a.begin_task({.steps = 6}), second = b.begin_task({.steps = 6});
+  torch::optim::StepLR schedule(a, 2, 0.5);
+  std::vector<double> rates;
+  for (int i = 0; i < 6; ++i) {
+    const double rate = a.param_groups()[0].options().get_lr();
+    rates.push_back(rate);
+    b.param_groups()[0].options().set_lr(rate);
+    tiny::step(a, first, scheduled);
+    tiny::step(b, second, by_hand);
+    schedule.step();
+  }
+  CHECK(rates.front() == 0.04);
+  CHECK(rates.back() < 0.02);
+  CHECK(same_bits(scheduled.copies(), by_hand.copies()));
+  CHECK(a.param_groups()[0].options().get_lr() < 0.02);
+  first.end();
+  CHECK(a.param_groups()[0].options().get_lr() == 0.04);
+}
+
+TEST_CASE("LinearSchedule warms up, decays to zero, and can be resumed") {
+  Model model;
+  const std::vector<alkn::ParameterGroup<alkn::AdamWOverrides>> groups{
+      {{"head"}, alkn::AdamWOverrides().lr(0.5)}};
+  alkn::TaskVector<> unlearner(model.params, groups, {}, alkn::AdamWOptions(0.1));
+  auto task = unlearner.begin_task({.steps = 8});
+  const auto rates = [&] {
+    return std::pair(unlearner.param_groups()[0].options().get_lr(),
+                     unlearner.param_groups()[1].options().get_lr());
+  };
+  const std::vector<double> factors{0, 0.5, 1, 0.75, 0.5, 0.25, 0, 0};
+  alkn::LinearSchedule schedule(unlearner, 2, 6);
+  const auto before = model.copies();
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    INFO("step " << i);
+    CHECK(schedule.factor(static_cast<std::int64_t>(i)) == factors[i]);
+    CHECK(rates() == std::pair(0.1 * factors[i], 0.5 * factors[i]));
+    tiny::step(unlearner, task, model);
+    if (i == 0) CHECK(same_bits(model.copies(), before));  // from 0: the first step moves nothing
+    if (i == 1) CHECK_FALSE(same_bits(model.copies(), before));
+    schedule.step();
+  }
+  task.end();
+  CHECK(rates() == std::pair(0.1, 0.5));
+
+  alkn::LinearSchedule no_warmup(unlearner, 0, 4);
+  CHECK(rates().first == 0.1);
+  no_warmup.step();
+  CHECK(rates().first == 0.1 * 0.75);
+  unlearner.param_groups()[0].options().set_lr(0.1);
+  alkn::LinearSchedule all_warmup(unlearner, 4, 4);
+  CHECK(rates().first == 0);
+  for (int i = 0; i < 3; ++i) all_warmup.step();
+  CHECK(rates().first == 0.1 * 0.75);
+  all_warmup.step();
+  CHECK(rates().first == 0);
+}
+
+TEST_CASE("lr_decay applies from task to task, to every group, and is undone at the end") {
+  Model model;
+  const std::vector<alkn::ParameterGroup<alkn::AdamWOverrides>> groups{
+      {{"head"}, alkn::AdamWOverrides().lr(0.5)}};
+  alkn::TaskVector<> unlearner(model.params, groups, alkn::TaskVectorOptions().lr_decay(0.5),
+                               alkn::AdamWOptions(0.1));
+  for (int t = 0; t < 3; ++t) {
+    auto task = unlearner.begin_task({.steps = 1});
+    CHECK(unlearner.param_groups()[0].options().get_lr() == 0.1 * std::pow(0.5, t));
+    CHECK(unlearner.param_groups()[1].options().get_lr() == 0.5 * std::pow(0.5, t));
+    tiny::step(unlearner, task, model);
+    if (t == 1) {
+      task.abandon();
+      CHECK(unlearner.param_groups()[0].options().get_lr() == 0.1);
+      CHECK(unlearner.num_tasks() == 1);
+      auto again = unlearner.begin_task({.steps = 1});
+      tiny::step(unlearner, again, model);
+      again.end();
+    } else {
+      task.end();
+    }
+    CHECK(unlearner.param_groups()[0].options().get_lr() == 0.1);
+    CHECK(unlearner.param_groups()[1].options().get_lr() == 0.5);
+  }
+}
+
+TEST_CASE("options that a user sets during a task return as well") {
+  Model model;
+  alkn::TaskVector<> unlearner(model.params, {}, alkn::AdamWOptions(0.1).weight_decay(0.2));
+  auto task = unlearner.begin_task({.steps = 1});
+  static_cast<alkn::AdamWOptions&>(unlearner.param_groups()[0].options())
+      .weight_decay(0.7)
+      .betas({0.1, 0.2});
+  tiny::step(unlearner, task, model);
+  task.end();
+  const auto& after = static_cast<const alkn::AdamWOptions&>(unlearner.param_groups()[0].options());
+  CHECK(after.weight_decay() == 0.2);
+  CHECK(after.betas() == std::tuple(0.9, 0.999));
+}
+
+TEST_CASE("a closure is called with gradients on, and its loss returned") {
+  Model with, without;
+  alkn::ALKN<> a(with.params), b(without.params);
+  auto first = a.begin_task({.steps = 3}), second = b.begin_task({.steps = 3});
+  tiny::prepare(first, with);
+  tiny::prepare(second, without);
+  for (int i = 0; i < 3; ++i) {
+    const at::NoGradGuard no_grad;
+    int calls = 0;
+    const Tensor loss = a.step([&] {
+      ++calls;
+      a.zero_grad();
+      Tensor value = tiny::loss_of(first, with);
+      value.backward();
+      return value;
+    });
+    const at::AutoGradMode with_grad(true);
+    CHECK(calls == 1);
+    CHECK(loss.item<double>() == tiny::step(b, second, without));
+  }
+  CHECK(same_bits(with.copies(), without.copies()));
+  // outside a task as well
+  first.abandon();
+  const Tensor loss = a.step([&] { return tiny::wave({}, 1.0); });
+  CHECK(loss.defined());
+  CHECK_FALSE(a.step().defined());
+}
+
+TEST_CASE("gradients of micro-batches add up to those of the batch") {
+  Model whole, parts;
+  alkn::TaskVector<> a(whole.params), b(parts.params);
+  auto first = a.begin_task({.steps = 4}), second = b.begin_task({.steps = 4});
+  tiny::Batch batch(0);
+  batch.labels = batch.tokens;  // equally many valid tokens everywhere
+  for (int i = 0; i < 4; ++i) {
+    a.zero_grad();
+    first.loss(batch.ids, whole.forward(batch.tokens), batch.labels).backward();
+    a.step();
+    b.zero_grad();
+    for (std::int64_t k = 0; k < 3; ++k) {
+      const Tensor tokens = batch.tokens.narrow(0, k, 1), labels = batch.labels.narrow(0, k, 1);
+      second.loss(batch.ids.narrow(0, k, 1), parts.forward(tokens), labels).div(3).backward();
+    }
+    b.step();
+  }
+  for (std::size_t i = 0; i < whole.params.size(); ++i) {
+    CHECK(tiny::distance(whole.params[i].tensor, parts.params[i].tensor) < 1e-5);
+  }
+  CHECK(b.last_step().step == 3);  // steps, not micro-batches
+}
+
+TEST_CASE("frozen parameters stay, and unused ones as well") {
+  for (const Backend backend : tiny::kBackends) {
+    Model model;
+    model["weight"].set_requires_grad(false);
+    model.add("unused", {4, 5}, 0.3, at::kFloat);
+    alkn::ALKN<> unlearner(model.params, alkn::ALKNOptions().backend(backend),
+                           alkn::AdamWOptions(1e-2).weight_decay(0.5));
+    const auto before = model.copies();
+    for (int t = 0; t < 2; ++t) {
+      const auto report = unlearn(unlearner, model, 3, t);
+      CHECK(report.tensors[1].fraction_trained == 0);
+      CHECK(report.tensors[4].fraction_trained == 0);
+      CHECK(report.tensors[0].fraction_trained > 0);
+      CHECK_FALSE(report.tensors[4].threshold.has_value());
+    }
+    CHECK_FALSE(same_bits(model["embed"], before[0]));
+    CHECK(same_bits(model["weight"], before[1]));
+    CHECK(same_bits(model["unused"], before[4]));
+  }
+}
+
+TEST_CASE("a parameter whose gradient is undefined is left alone in that step") {
+  for (const Backend backend : tiny::kBackends) {
+    Model model;
+    alkn::ALKN<> unlearner(model.params, alkn::ALKNOptions().backend(backend).threshold_every(5));
+    auto task = unlearner.begin_task({.steps = 3});
+    tiny::prepare(task, model);
+    tiny::set_gradients(model.params, 1);
+    model["head"].mutable_grad() = Tensor();
+    const Tensor before = model["head"].detach().clone();
+    unlearner.step();
+    CHECK(same_bits(model["head"], before));
+    CHECK_FALSE(core_of(unlearner).parameters_[3].eta.has_value());
+    tiny::set_gradients(model.params, 2);
+    unlearner.step();  // learns its threshold now, although none is due
+    CHECK_FALSE(same_bits(model["head"], before));
+    CHECK(core_of(unlearner).parameters_[3].eta.has_value());
+    const auto& state = static_cast<const alkn::AdamWParamState&>(
+        *unlearner.state().at(model["head"].unsafeGetTensorImpl()));
+    CHECK(state.step() == 1);
+  }
+}
+
+TEST_CASE("tied parameters are handled once") {
+  for (const Backend backend : tiny::kBackends) {
+    Model tied, once;
+    for (Model* model : {&tied, &once}) model->params[3].tensor = model->params[0].tensor;
+    auto single = once.params;
+    single.pop_back();
+    const auto options = alkn::ALKNOptions().backend(backend);
+    alkn::ALKN<> a(tied.params, options), b(single, options);
+    CHECK(a.param_groups()[0].params().size() == 3);
+    for (int t = 0; t < 2; ++t) {
+      unlearn(a, tied, 3, t);
+      unlearn(b, once, 3, t);
+    }
+    CHECK(same_bits(tied.copies(), once.copies()));
+    CHECK(tied.params[0].tensor.is_same(tied.params[3].tensor));
+  }
+}
+
+TEST_CASE("a jit module is unlearned through its own parameter list") {
+  torch::jit::Module inner("inner"), module("outer");
+  const Tensor weight = tiny::wave({6, 5}, 0.4).set_requires_grad(true);
+  const Tensor bias = tiny::wave({5}, 0.9).set_requires_grad(true);
+  inner.register_parameter("weight", weight, false);
+  inner.define("def forward(self, x):\n    return x.matmul(self.weight)\n");
+  module.register_module("inner", inner);
+  module.register_parameter("bias", bias, false);
+  module.define("def forward(self, x):\n    return self.inner.forward(x) + self.bias\n");
+  alkn::TaskVector<> unlearner(module.named_parameters());
+  CHECK(core_of(unlearner).parameters_.size() == 2);
+  const Tensor input = tiny::wave({2, 3, 6}, 0.2);
+  const Tensor labels = at::arange(6, at::kLong).remainder(5).reshape({2, 3});
+  auto task = unlearner.begin_task({.steps = 5});
+  double first = 0, last = 0;
+  for (int i = 0; i < 5; ++i) {
+    unlearner.zero_grad();
+    const Tensor loss =
+        task.loss(at::arange(2, at::kLong), module.forward({input}).toTensor(), labels);
+    loss.backward();
+    unlearner.step();
+    (i == 0 ? first : last) = loss.item<double>();
+  }
+  CHECK(last < first);
+  const auto report = task.end();
+  std::vector<std::string> names{report.tensors[0].name, report.tensors[1].name};
+  std::sort(names.begin(), names.end());
+  CHECK(names == std::vector<std::string>{"bias", "inner.weight"});
+}
+
+TEST_CASE("pairs, OrderedDict items and NamedParameters are parameter lists") {
+  const Tensor w = tiny::wave({3, 4}, 0.1).set_requires_grad(true);
+  alkn::TaskVector<> pairs(std::vector<std::pair<std::string, Tensor>>{{"w", w}});
+  torch::OrderedDict<std::string, Tensor> dict;
+  dict.insert("w", w);
+  alkn::TaskVector<> ordered(dict);
+  CHECK(core_of(pairs).parameters_[0].name == "w");
+  CHECK(core_of(ordered).parameters_[0].name == "w");
+}
+
+TEST_CASE("models of float, double, bfloat16 and half learn and forget") {
+  const at::ScalarType type = GENERATE(at::kFloat, at::kDouble, at::kBFloat16, at::kHalf);
+  const auto check = [&](auto& unlearner, Model& model, bool ascends) {
+    const tiny::Batch forget(0);
+    auto task = unlearner.begin_task({.steps = 8});
+    tiny::prepare(task, model);
+    const auto nll = [&] {
+      return alkn::mean_nll(model.forward(forget.tokens), forget.labels).template item<double>();
+    };
+    const double before = nll();
+    for (int i = 0; i < 8; ++i) tiny::step(unlearner, task, model);
+    INFO(unlearner.method_name() << " " << c10::toString(type));
+    CHECK((ascends ? nll() > before : nll() < before));
+    task.end();
+    CHECK(nll() > before);
+    for (const auto& p : model.params) CHECK(p.tensor.scalar_type() == type);
+    for (const auto& state : core_of(unlearner).parameters_) {
+      const Tensor master = core_of(unlearner).base_.masters().get(state.param);
+      CHECK(master.defined() == (type == at::kBFloat16 || type == at::kHalf));
+      if (master.defined()) CHECK(same_bits(master.to(type), state.param));
+    }
+  };
+  const auto base = alkn::AdamWOptions(1e-2);
+  for (const Backend backend : {Backend::aten, Backend::automatic}) {
+    Model a(type), b(type), c(type);
+    alkn::ALKN<> knowledge(a.params, alkn::ALKNOptions().backend(backend), base);
+    check(knowledge, a, false);
+    alkn::TaskVector<> vector(b.params, alkn::TaskVectorOptions().backend(backend), base);
+    check(vector, b, false);
+    alkn::GradientAscent<> ascent(c.params, alkn::GradientAscentOptions().backend(backend), base);
+    check(ascent, c, true);
+  }
+}
+
+TEST_CASE("a low-precision parameter that somebody else writes is taken over") {
+  Model model(at::kBFloat16);
+  alkn::TaskVector<> unlearner(model.params);
+  tiny::set_gradients(model.params, 1);
+  unlearner.step();
+  SECTION("in place") {
+    const at::NoGradGuard no_grad;
+    model["weight"].fill_(3);
+  }
+  SECTION("by other data under the same tensor") {
+    model["weight"].set_data(at::full({tiny::kWidth, tiny::kWidth}, 3, at::kBFloat16));
+  }
+  model["weight"].mutable_grad() = at::zeros({tiny::kWidth, tiny::kWidth}, at::kBFloat16);
+  unlearner.step();
+  CHECK(tiny::distance(model["weight"], at::full({tiny::kWidth, tiny::kWidth}, 3.0)) < 0.1);
+}
+
+TEST_CASE("the retain gradient is kept in the precision that is asked for") {
+  const auto type_of = [](alkn::RetainPrecision precision, at::ScalarType type) {
+    Model model(type);
+    alkn::ALKN<> unlearner(model.params, alkn::ALKNOptions().retain_precision(precision));
+    auto task = unlearner.begin_task({.steps = 2});
+    tiny::prepare(task, model);
+    tiny::step(unlearner, task, model);
+    return core_of(unlearner).parameters_[0].retain.scalar_type();
+  };
+  CHECK(type_of(alkn::RetainPrecision::automatic, at::kFloat) == at::kFloat);
+  CHECK(type_of(alkn::RetainPrecision::automatic, at::kBFloat16) == at::kBFloat16);
+  CHECK(type_of(alkn::RetainPrecision::automatic, at::kHalf) == at::kFloat);
+  CHECK(type_of(alkn::RetainPrecision::automatic, at::kDouble) == at::kDouble);
+  CHECK(type_of(alkn::RetainPrecision::full, at::kBFloat16) == at::kFloat);
+  CHECK(type_of(alkn::RetainPrecision::bfloat16, at::kFloat) == at::kBFloat16);
+}
+
+TEST_CASE("parameters added before the first task are like a group of the constructor") {
+  Model all, later;
+  const auto options = alkn::ALKNOptions();
+  const std::vector<alkn::ParameterGroup<alkn::AdamWOverrides>> groups{
+      {{"head"}, alkn::AdamWOverrides().weight_decay(0.3)}};
+  alkn::ALKN<> a(all.params, groups, options, alkn::AdamWOptions(2e-2));
+  auto most = later.params;
+  const std::vector<alkn::NamedParameter> rest{most.back()};
+  most.pop_back();
+  alkn::ALKN<> b(most, options, alkn::AdamWOptions(2e-2));
+  b.add_named_parameters(rest, alkn::AdamWOverrides().weight_decay(0.3));
+  for (int t = 0; t < 2; ++t) {
+    unlearn(a, all, 3, t);
+    unlearn(b, later, 3, t);
+  }
+  CHECK(same_bits(all.copies(), later.copies()));
+  CHECK(core_of(b).parameters_[3].name == "head");
+  CHECK(core_of(b).parameters_[3].group == 1);
+  CHECK(b.param_groups()[1].options().get_lr() == 2e-2);
+}
+
+TEST_CASE("parameters added over a foreign base are stepped") {
+  Model model;
+  auto most = model.params;
+  const std::vector<alkn::NamedParameter> rest{most.back()};
+  most.pop_back();
+  alkn::TaskVector<torch::optim::SGD> unlearner(most, {}, torch::optim::SGDOptions(0.1));
+  unlearner.add_named_parameters(rest, torch::optim::SGDOptions(0.2));
+  const auto before = model.copies();
+  tiny::set_gradients(model.params, 1);
+  unlearner.step();
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    const Tensor want = before[i].sub(model.params[i].tensor.grad(), i == 3 ? 0.2 : 0.1);
+    CHECK(tiny::distance(model.params[i].tensor, want) < 1e-7);
+  }
+}
+
+TEST_CASE("strided parameters and gradients step like contiguous ones, in their own memory") {
+  for (const Backend backend : tiny::kBackends) {
+    const at::ScalarType type = GENERATE(at::kFloat, at::kBFloat16);
+    Model dense(type), strided(type);
+    std::vector<Tensor> storage;
+    for (auto& p : strided.params) {
+      if (p.tensor.dim() < 2) continue;
+      const Tensor wide = at::zeros({p.tensor.size(1), 2 * p.tensor.size(0)}, type);
+      const Tensor view = wide.slice(1, 0, 2 * p.tensor.size(0), 2).t();
+      view.copy_(p.tensor.detach());
+      storage.push_back(wide);
+      p.tensor = view.detach().set_requires_grad(true);
+      REQUIRE_FALSE(p.tensor.is_contiguous());
+    }
+    const auto options =
+        alkn::ALKNOptions().backend(backend).max_norm(0).modulation(alkn::Modulation::parameter);
+    alkn::ALKN<> a(dense.params, options, alkn::AdamWOptions(1e-2)),
+        b(strided.params, options, alkn::AdamWOptions(1e-2));
+    auto first = a.begin_task({.steps = 4}), second = b.begin_task({.steps = 4});
+    tiny::prepare(first, dense);
+    tiny::prepare(second, strided);
+    for (int i = 0; i < 4; ++i) {
+      tiny::set_gradients(dense.params, i);
+      tiny::set_gradients(strided.params, i);
+      Tensor& grad = strided["head"].mutable_grad();
+      grad = grad.t().contiguous().t();
+      a.step();
+      b.step();
+      CHECK(same_bits(dense.copies(), strided.copies()));
+    }
+    first.end();
+    second.end();
+    CHECK(same_bits(dense.copies(), strided.copies()));
+    CHECK(storage[0].data_ptr() == strided["embed"].data_ptr());
+    CHECK(storage[0]
+              .slice(1, 1, storage[0].size(1), 2)
+              .eq(0)
+              .all()
+              .item<bool>());  // between the entries: untouched
+  }
+}
+
+TEST_CASE("scalars and empty parameters take part") {
+  for (const Backend backend : tiny::kBackends) {
+    const Tensor scalar = tiny::wave({}, 1.0).set_requires_grad(true);
+    const Tensor empty = at::zeros({0, 3}).set_requires_grad(true);
+    const Tensor w = tiny::wave({5, 7}, 0.2).set_requires_grad(true);
+    const std::vector<alkn::NamedParameter> params{{"scalar", scalar}, {"empty", empty}, {"w", w}};
+    alkn::ALKN<> unlearner(params, alkn::ALKNOptions().backend(backend));
+    for (int t = 0; t < 2; ++t) {
+      auto task = unlearner.begin_task({.steps = 2});
+      task.accumulate_retain_gradient(scalar.mul(w.sum()).add(empty.sum()));
+      const float before = scalar.item<float>();
+      for (int i = 0; i < 2; ++i) {
+        tiny::set_gradients(params, i);
+        unlearner.step();
+      }
+      CHECK(scalar.item<float>() != before);
+      const auto report = task.end();
+      CHECK(report.tensors[0].fraction_trained == 1);
+      CHECK(report.tensors[1].fraction_trained == 0);
+      CHECK_FALSE(report.tensors[0].threshold.has_value());
+    }
+  }
+}
+
+TEST_CASE("autograd notices what the step has written") {
+  for (const Backend backend : tiny::kBackends) {
+    const at::ScalarType type = GENERATE(at::kFloat, at::kBFloat16);
+    Model model(type);
+    alkn::ALKN<> unlearner(model.params, alkn::ALKNOptions().backend(backend));
+    auto task = unlearner.begin_task({.steps = 2});
+    tiny::prepare(task, model);
+    tiny::step(unlearner, task, model);
+    const Tensor stale = model["weight"].mul(model["weight"]).sum();
+    tiny::step(unlearner, task, model);
+    CHECK_THAT(error_of([&] { stale.backward(); }),
+               Catch::Matchers::ContainsSubstring("modified by an inplace operation"));
+    const Tensor again = model["weight"].mul(model["weight"]).sum();
+    task.end();
+    CHECK_THAT(error_of([&] { again.backward(); }),
+               Catch::Matchers::ContainsSubstring("modified by an inplace operation"));
+  }
+}
