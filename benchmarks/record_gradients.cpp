@@ -241,7 +241,7 @@ void run(const Settings& s) {
                seconds.back().get<double>(), faults.back().get<std::int64_t>());
     std::fflush(stdout);
   }
-  const auto found = alkn::detail::CoreAccess::core(unlearner)->base_.runner().predictions();
+  const auto found = alkn::detail::CoreAccess::core(unlearner)->base().runner().predictions();
   task.abandon();
   result["command"] = fmt::format(
       "record_gradients --model models/smollm2-135m --tofu forget10.json --authors {} --forget {} "

@@ -129,7 +129,7 @@ TEST_CASE("checkpointed: the retain gradient and a task's steps are those withou
     task.accumulate_retain_gradient(net.loss(checkpointed).mul(2));
     for (const Tensor& p : net.parameters()) CHECK_FALSE(p.grad().defined());
     std::vector<Tensor> all;
-    for (const auto& p : tiny::core_of(method).parameters_) all.push_back(p.retain.clone());
+    for (const auto& p : tiny::core_of(method).parameters()) all.push_back(p.retain.clone());
     for (int i = 0; i < 2; ++i) {
       method.zero_grad();
       net.loss(checkpointed).backward();

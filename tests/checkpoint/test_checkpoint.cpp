@@ -145,7 +145,7 @@ struct Process {
   /// Everything that must agree.
   std::vector<Tensor> result() {
     std::vector<Tensor> all = everything(method);
-    for (auto& p : model.params) all.push_back(core_of(method).base_.masters().get(p.tensor));
+    for (auto& p : model.params) all.push_back(core_of(method).base().masters().get(p.tensor));
     all.push_back(at::tensor({report.fraction_trained, report.overlap, report.lambda,
                               static_cast<double>(report.skipped_steps), report.clip_scale}));
     all.push_back(at::rand({3}));

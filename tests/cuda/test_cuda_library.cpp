@@ -31,7 +31,7 @@ struct EmulatedAdamW : alkn::AdamW {
 };
 template <class Unlearner>
 void emulate(Unlearner& unlearner) {
-  alkn::detail::CoreAccess::core(unlearner)->base_.runner().emulate_cuda(true);
+  alkn::detail::CoreAccess::core(unlearner)->base().runner().emulate_cuda(true);
 }
 
 /// While it lives, a graph is being captured.

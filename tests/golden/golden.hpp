@@ -113,11 +113,11 @@ class Replay {
 
   /// Results come late, as from a device.
   void report_late() {
-    alkn::detail::CoreAccess::core(unlearner_)->base_.runner().report_late(true);
+    alkn::detail::CoreAccess::core(unlearner_)->base().runner().report_late(true);
   }
   /// The table that serves device -1 takes the steps.
   void emulate_cuda() {
-    alkn::detail::CoreAccess::core(unlearner_)->base_.runner().emulate_cuda(true);
+    alkn::detail::CoreAccess::core(unlearner_)->base().runner().emulate_cuda(true);
   }
 
   /// What takes a step, in place of step(). @param step its number in the task, from 0
@@ -148,7 +148,7 @@ class Replay {
     return tensor(values, shape).to(device_);
   }
 
-  auto& states() { return alkn::detail::CoreAccess::core(unlearner_)->parameters_; }
+  auto& states() { return alkn::detail::CoreAccess::core(unlearner_)->parameters(); }
 
   void run_task(const Json& record) {
     for (auto& [name, known] : known_) known.score = 0;

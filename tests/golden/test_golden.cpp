@@ -105,7 +105,7 @@ TEST_CASE("late results change nothing, nor a step that turns out to be skipped"
     const at::Tensor param = at::randn({40, 50}).requires_grad_(true);
     alkn::ALKN<> unlearner(std::vector<std::pair<std::string, at::Tensor>>{{"weight", param}},
                            alkn::ALKNOptions::conflict(), alkn::AdamWOptions(1e-2));
-    alkn::detail::CoreAccess::core(unlearner)->base_.runner().report_late(late);
+    alkn::detail::CoreAccess::core(unlearner)->base().runner().report_late(late);
     auto task = unlearner.begin_task({.steps = 6});
     task.accumulate_retain_gradient((param * at::randn({40, 50})).sum());
     for (int i = 0; i < 6; ++i) {

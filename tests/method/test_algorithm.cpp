@@ -47,7 +47,7 @@ TEST_CASE("the mask step has the values of the description") {
       INFO("task " << number << ", step " << t);
       w.mutable_grad() = gradient(t);
       unlearner.step();
-      const auto& state = core_of(unlearner).parameters_[0];
+      const auto& state = core_of(unlearner).parameters()[0];
       const double sum = state.score.sum().item<double>();
       const double trained = w.grad().abs().sum().item<double>();
       CHECK(state.eta.value() == Approx(number == 0 ? eta[t] : eta[2]).epsilon(1e-12).margin(0));
@@ -60,7 +60,7 @@ TEST_CASE("the mask step has the values of the description") {
     CHECK(report.tensors[0].threshold.value() == Approx(eta[2]).epsilon(1e-12));
     CHECK(report.fraction_trained == (number == 0 ? 33.0 / 40 : 11.0 / 40));
     CHECK(report.tensors[0].overlap == (number == 0 ? 0.0 : report.overlap));
-    CHECK(alkn::detail::count_bits(core_of(unlearner).parameters_[0].used) >= 33);
+    CHECK(alkn::detail::count_bits(core_of(unlearner).parameters()[0].used) >= 33);
   }
 }
 
@@ -74,7 +74,7 @@ TEST_CASE("the scores of task 2 do not see the thresholds of later steps") {
     tiny::prepare(task, model, t);
     for (int i = 0; i < 5; ++i) {
       tiny::step(unlearner, task, model, t);
-      const double eta = core_of(unlearner).parameters_[0].eta.value();
+      const double eta = core_of(unlearner).parameters()[0].eta.value();
       if (t == 0)
         learned.push_back(eta);
       else
@@ -172,7 +172,7 @@ std::vector<Tensor> two_tasks(const std::vector<alkn::NamedParameter>& params,
   }
   std::vector<Tensor> left;
   for (const auto& p : params) left.push_back(p.tensor.detach().clone());
-  for (const auto& p : core_of(unlearner).parameters_) left.push_back(p.used.clone());
+  for (const auto& p : core_of(unlearner).parameters()) left.push_back(p.used.clone());
   return left;
 }
 
@@ -265,7 +265,7 @@ std::vector<Tensor> task_on_tiny_gradients(Backend backend, int steps) {
     w.mutable_grad() = over_forty_orders(kSize, 2.1 + 0.01 * i);
     unlearner.step();
   }
-  const auto& state = core_of(unlearner).parameters_[0];
+  const auto& state = core_of(unlearner).parameters()[0];
   const auto& moments =
       static_cast<const alkn::AdamWParamState&>(*unlearner.state().begin()->second);
   std::vector<Tensor> all = {w.detach().clone(), moments.exp_avg().clone(),

@@ -395,7 +395,7 @@ TEST_CASE("a parameter that changed between steps") {
     w.mutable_grad() = grad;
     // no other device here: as if it had been built on one
     for (auto* state :
-         {&tiny::core_of(fused).parameters_[0], &tiny::core_of(foreign).parameters_[0]}) {
+         {&tiny::core_of(fused).parameters()[0], &tiny::core_of(foreign).parameters()[0]}) {
       state->device = at::Device(at::kCUDA, 1);
     }
     CHECK(
@@ -403,7 +403,7 @@ TEST_CASE("a parameter that changed between steps") {
         "alkn::TaskVector: expected Float [3, 4] on cuda:1 as at construction, got Float [3, 4] on "
         "cpu (group 0, parameter \"w\")");
     for (auto* state :
-         {&tiny::core_of(fused).parameters_[0], &tiny::core_of(foreign).parameters_[0]}) {
+         {&tiny::core_of(fused).parameters()[0], &tiny::core_of(foreign).parameters()[0]}) {
       state->device = at::kCPU;
     }
     fused.step();  // and on it goes

@@ -201,7 +201,7 @@ TEMPLATE_TEST_CASE("a low-precision model is stepped through fp32 masters", "", 
   };
   const auto check = [&] {
     for (std::size_t k = 0; k < wide.params.size(); ++k) {
-      const Tensor master = core_of(unlearner).base_.masters().get(mine.params[k].tensor);
+      const Tensor master = core_of(unlearner).base().masters().get(mine.params[k].tensor);
       CHECK(same_bits(master, wide.params[k].tensor));
       CHECK(same_bits(mine.params[k].tensor, wide.params[k].tensor.to(type)));
     }
@@ -264,14 +264,14 @@ struct Pair {
       scaled.push_back(live(modulated, b.params[i].tensor).detach().clone());
     }
     slow.resize(a.params.size());
-    for (std::size_t i = 0; i < slow.size(); ++i) slow[i] = core_of(modulated).parameters_[i].slow;
+    for (std::size_t i = 0; i < slow.size(); ++i) slow[i] = core_of(modulated).parameters()[i].slow;
     first.abandon();
     second.abandon();
   }
 
   template <class Method>
   static Tensor live(Method& method, const Tensor& param) {
-    const Tensor master = core_of(method).base_.masters().get(param);
+    const Tensor master = core_of(method).base().masters().get(param);
     return master.defined() ? master : param;
   }
 
@@ -289,7 +289,7 @@ TEMPLATE_TEST_CASE("modulation over a foreign base scales the displacement", "",
     Pair<TestType> pair(alkn::Modulation::parameter, type);
     std::int64_t inside = 0, outside = 0;
     for (std::size_t i = 0; i < pair.old.size(); ++i) {
-      const auto& state = core_of(pair.modulated).parameters_[i];
+      const auto& state = core_of(pair.modulated).parameters()[i];
       const Tensor used = alkn::detail::unpack_bits(state.used, state.shape);
       const Tensor want =
           at::where(used, pair.old[i].add(pair.plain[i].sub(pair.old[i]), 0.3), pair.plain[i]);
@@ -304,7 +304,7 @@ TEMPLATE_TEST_CASE("modulation over a foreign base scales the displacement", "",
     Pair<TestType> pair(alkn::Modulation::tensor, type);
     std::vector<std::pair<double, std::size_t>> share;
     for (std::size_t i = 0; i < pair.old.size(); ++i) {
-      const auto& state = core_of(pair.modulated).parameters_[i];
+      const auto& state = core_of(pair.modulated).parameters()[i];
       const Tensor used = alkn::detail::unpack_bits(state.used, state.shape);
       share.emplace_back(used.to(at::kDouble).mean().template item<double>(), i);
     }
@@ -323,7 +323,7 @@ TEST_CASE("modulation over alkn::AdamW is a lower learning rate, for the decay t
   const at::ScalarType type = GENERATE(at::kFloat, at::kDouble);
   Pair<alkn::AdamW> pair(alkn::Modulation::parameter, type);
   for (std::size_t i = 0; i < pair.old.size(); ++i) {
-    const auto& state = core_of(pair.modulated).parameters_[i];
+    const auto& state = core_of(pair.modulated).parameters()[i];
     const Tensor used = alkn::detail::unpack_bits(state.used, state.shape);
     const Tensor want =
         at::where(used, pair.old[i].add(pair.plain[i].sub(pair.old[i]), 0.3), pair.plain[i]);
@@ -413,7 +413,7 @@ TEST_CASE("a foreign base's own save and load work under a low-precision model")
   in.load_from(stream);
   second.load(in);
   const auto momentum = [](auto& unlearner, const Tensor& param) {
-    const Tensor master = core_of(unlearner).base_.masters().get(param);
+    const Tensor master = core_of(unlearner).base().masters().get(param);
     return static_cast<torch::optim::SGDParamState&>(
                *unlearner.state().at(master.unsafeGetTensorImpl()))
         .momentum_buffer();

@@ -271,7 +271,7 @@ TEST_CASE(
     unlearner.step();
     if (number == 1) {
       model.set_gradients();
-      const auto& large = tiny::core_of(unlearner).parameters_[1];
+      const auto& large = tiny::core_of(unlearner).parameters()[1];
       const double weight = large.param[0][0].item<double>();
       const Tensor score = large.score[0].clone();
       {

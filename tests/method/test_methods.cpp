@@ -344,11 +344,11 @@ TEST_CASE("a parameter whose gradient is undefined is left alone in that step") 
     const Tensor before = model["head"].detach().clone();
     unlearner.step();
     CHECK(same_bits(model["head"], before));
-    CHECK_FALSE(core_of(unlearner).parameters_[3].eta.has_value());
+    CHECK_FALSE(core_of(unlearner).parameters()[3].eta.has_value());
     tiny::set_gradients(model.params, 2);
     unlearner.step();  // learns its threshold now, although none is due
     CHECK_FALSE(same_bits(model["head"], before));
-    CHECK(core_of(unlearner).parameters_[3].eta.has_value());
+    CHECK(core_of(unlearner).parameters()[3].eta.has_value());
     const auto& state = static_cast<const alkn::AdamWParamState&>(
         *unlearner.state().at(model["head"].unsafeGetTensorImpl()));
     CHECK(state.step() == 1);
@@ -383,7 +383,7 @@ TEST_CASE("a jit module is unlearned through its own parameter list") {
   module.register_parameter("bias", bias, false);
   module.define("def forward(self, x):\n    return self.inner.forward(x) + self.bias\n");
   alkn::TaskVector<> unlearner(module.named_parameters());
-  CHECK(core_of(unlearner).parameters_.size() == 2);
+  CHECK(core_of(unlearner).parameters().size() == 2);
   const Tensor input = tiny::wave({2, 3, 6}, 0.2);
   const Tensor labels = at::arange(6, at::kLong).remainder(5).reshape({2, 3});
   auto task = unlearner.begin_task({.steps = 5});
@@ -409,8 +409,8 @@ TEST_CASE("pairs, OrderedDict items and NamedParameters are parameter lists") {
   torch::OrderedDict<std::string, Tensor> dict;
   dict.insert("w", w);
   alkn::TaskVector<> ordered(dict);
-  CHECK(core_of(pairs).parameters_[0].name == "w");
-  CHECK(core_of(ordered).parameters_[0].name == "w");
+  CHECK(core_of(pairs).parameters()[0].name == "w");
+  CHECK(core_of(ordered).parameters()[0].name == "w");
 }
 
 TEST_CASE("models of float, double, bfloat16 and half learn and forget") {
@@ -429,8 +429,8 @@ TEST_CASE("models of float, double, bfloat16 and half learn and forget") {
     task.end();
     CHECK(nll() > before);
     for (const auto& p : model.params) CHECK(p.tensor.scalar_type() == type);
-    for (const auto& state : core_of(unlearner).parameters_) {
-      const Tensor master = core_of(unlearner).base_.masters().get(state.param);
+    for (const auto& state : core_of(unlearner).parameters()) {
+      const Tensor master = core_of(unlearner).base().masters().get(state.param);
       CHECK(master.defined() == (type == at::kBFloat16 || type == at::kHalf));
       if (master.defined()) CHECK(same_bits(master.to(type), state.param));
     }
@@ -471,7 +471,7 @@ TEST_CASE("the retain gradient is kept in the precision that is asked for") {
     auto task = unlearner.begin_task({.steps = 2});
     tiny::prepare(task, model);
     tiny::step(unlearner, task, model);
-    return core_of(unlearner).parameters_[0].retain.scalar_type();
+    return core_of(unlearner).parameters()[0].retain.scalar_type();
   };
   CHECK(type_of(alkn::RetainPrecision::automatic, at::kFloat) == at::kFloat);
   CHECK(type_of(alkn::RetainPrecision::automatic, at::kBFloat16) == at::kBFloat16);
@@ -497,8 +497,8 @@ TEST_CASE("parameters added before the first task are like a group of the constr
     unlearn(b, later, 3, t);
   }
   CHECK(same_bits(all.copies(), later.copies()));
-  CHECK(core_of(b).parameters_[3].name == "head");
-  CHECK(core_of(b).parameters_[3].group == 1);
+  CHECK(core_of(b).parameters()[3].name == "head");
+  CHECK(core_of(b).parameters()[3].group == 1);
   CHECK(b.param_groups()[1].options().get_lr() == 2e-2);
 }
 

@@ -66,7 +66,7 @@ class WithFailingAllocator {
 template <class Method>
 std::vector<Tensor> model_of(Method& unlearner) {
   std::vector<Tensor> all;
-  for (const auto& p : tiny::core_of(unlearner).parameters_) {
+  for (const auto& p : tiny::core_of(unlearner).parameters()) {
     all.push_back(p.param.detach().clone());
     const auto found = unlearner.state().find(p.param.unsafeGetTensorImpl());
     if (found == unlearner.state().end()) continue;
@@ -82,7 +82,7 @@ std::vector<Tensor> model_of(Method& unlearner) {
 template <class Method>
 bool is_prepared(Method& unlearner) {
   auto& core = tiny::core_of(unlearner);
-  return core.task_ && core.task_->prepared;
+  return core.in_task() && core.task().prepared;
 }
 
 /// everything(), and what a running task has set aside.
@@ -92,17 +92,17 @@ std::vector<Tensor> all_of(Method& unlearner) {
   auto& core = tiny::core_of(unlearner);
   const auto add_states = [&](const alkn::detail::OptimizerState& states) {
     std::vector<std::int64_t> there;
-    for (const auto& p : core.parameters_)
+    for (const auto& p : core.parameters())
       there.push_back(states.count(p.param.unsafeGetTensorImpl()) > 0 ? 1 : 0);
     there.push_back(static_cast<std::int64_t>(states.size()));
     all.push_back(at::tensor(there));
   };
   add_states(unlearner.state());
-  for (const auto& p : core.parameters_)
+  for (const auto& p : core.parameters())
     all.push_back(p.param.grad().defined() ? p.param.grad().clone() : Tensor());
-  if (!core.task_) return all;
-  add_states(core.task_->state_before);
-  for (const auto& options : core.task_->options_before)
+  if (!core.in_task()) return all;
+  add_states(core.task().state_before);
+  for (const auto& options : core.task().options_before)
     all.push_back(at::tensor(std::vector<double>{options->get_lr()}));
   return all;
 }
@@ -265,7 +265,7 @@ void check_broken(Make make, at::ScalarType type = at::kFloat) {
     failing_tensor.store(0);
     INFO("without allocation " << number);
     if (!thrown) break;
-    if (!tiny::core_of(*method).task_->broken) {
+    if (!tiny::core_of(*method).task().broken) {
       REQUIRE(same_bits(model.copies(), start));
       method->step();
       task.end();
@@ -332,7 +332,7 @@ TEST_CASE("parameters whose group finds no memory are not added") {
       if (!thrown) break;
       INFO("without allocation " << number);
       REQUIRE(groups() == 1);
-      REQUIRE(tiny::core_of(*method).parameters_.size() == 4);
+      REQUIRE(tiny::core_of(*method).parameters().size() == 4);
       REQUIRE(method->state().size() == num_states);
     }
     CHECK(number > 10);

@@ -129,8 +129,8 @@ template <class Method>
 std::vector<Tensor> everything(Method& unlearner) {
   auto& core = core_of(unlearner);
   std::vector<Tensor> all;
-  std::vector<double> numbers{static_cast<double>(core.num_tasks_)};
-  for (const auto& p : core.parameters_) {
+  std::vector<double> numbers{static_cast<double>(core.num_tasks())};
+  for (const auto& p : core.parameters()) {
     for (const Tensor& t : {p.param, p.used, p.start, p.retain, p.score, p.mask}) {
       all.push_back(t.defined() ? t.detach().clone() : t);
     }
@@ -145,8 +145,8 @@ std::vector<Tensor> everything(Method& unlearner) {
     }
   }
   for (const auto& group : unlearner.param_groups()) numbers.push_back(group.options().get_lr());
-  if (core.task_) {
-    const auto& task = *core.task_;
+  if (core.in_task()) {
+    const auto& task = core.task();
     numbers.insert(numbers.end(),
                    {static_cast<double>(task.done), static_cast<double>(task.skipped),
                     static_cast<double>(task.num_retain_batches), task.unmask_ratio,

@@ -347,7 +347,7 @@ TEST_CASE("retain gradients, logits, labels, ids and buffers may have a lazy min
   };
   retain(first, true);
   retain(second, false);
-  CHECK(same_bits(core_of(lazy).parameters_[3].retain, core_of(plain).parameters_[3].retain));
+  CHECK(same_bits(core_of(lazy).parameters()[3].retain, core_of(plain).parameters()[3].retain));
   first.abandon();
   second.abandon();
   const auto file = std::filesystem::temp_directory_path() / "alkn_lazy.safetensors";

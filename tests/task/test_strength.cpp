@@ -55,7 +55,7 @@ TEST_CASE("weights_at shows what end(lambda) leaves, and is undone to the bit") 
         CHECK(same_bits(model.copies(), other.copies()));
         CHECK_FALSE(same_bits(model.copies(), weights));
         // who asks for the masters meanwhile does not take the shown weights for the user's
-        auto& masters = tiny::core_of(method).base_.masters();
+        auto& masters = tiny::core_of(method).base().masters();
         for (const auto& p : model.params) masters.get(p.tensor);
       }
       CHECK(same_bits(everything(method), tuned));

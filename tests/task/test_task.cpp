@@ -333,8 +333,8 @@ TEST_CASE("the retain gradient wants a scalar with a graph, is a mean, and may n
     CHECK(same_bits(everything(other), before));
   }
   method.step();
-  CHECK(tiny::distance(core_of(method).parameters_[1].retain, at::full({6, 6}, 2.0)) == 0);
-  CHECK(tiny::distance(core_of(method).parameters_[0].retain, at::zeros({11, 6})) == 0);
+  CHECK(tiny::distance(core_of(method).parameters()[1].retain, at::full({6, 6}, 2.0)) == 0);
+  CHECK(tiny::distance(core_of(method).parameters()[0].retain, at::zeros({11, 6})) == 0);
 }
 
 TEST_CASE("a gradient that is not finite skips the step and is counted") {
@@ -352,19 +352,19 @@ TEST_CASE("a gradient that is not finite skips the step and is counted") {
         CHECK(method.last_step().skipped);
         CHECK_FALSE(std::isfinite(method.last_step().grad_norm));
         CHECK(same_bits(model.copies(), start));
-        CHECK(core_of(method).parameters_[0].score.eq(0).all().item<bool>());
+        CHECK(core_of(method).parameters()[0].score.eq(0).all().item<bool>());
         tiny::set_gradients(model.params, 1);
         method.step();
         CHECK_FALSE(method.last_step().skipped);
         const auto before = model.copies();
-        const Tensor score = core_of(method).parameters_[0].score.clone();
+        const Tensor score = core_of(method).parameters()[0].score.clone();
         tiny::set_gradients(model.params, 2);
         model["embed"].mutable_grad()[0][0].fill_(bad);
         method.step();
         CHECK(method.last_step().skipped);
         CHECK(method.last_step().step == 2);
         CHECK(same_bits(model.copies(), before));
-        CHECK(same_bits(core_of(method).parameters_[0].score, score));
+        CHECK(same_bits(core_of(method).parameters()[0].score, score));
         const auto& state = static_cast<const alkn::AdamWParamState&>(
             *method.state().at(model["head"].unsafeGetTensorImpl()));
         CHECK(state.step() == 1);
@@ -801,7 +801,7 @@ TEST_CASE("the report has the numbers of the task") {
       }
       std::vector<Tensor> masks;
       double on = 0, again = 0, all = 0;
-      for (const auto& p : core_of(method).parameters_) {
+      for (const auto& p : core_of(method).parameters()) {
         masks.push_back(alkn::detail::unpack_bits(p.mask, p.shape));
       }
       const double last_fraction = method.last_step().fraction_trained;
@@ -815,7 +815,7 @@ TEST_CASE("the report has the numbers of the task") {
       REQUIRE(report.tensors.size() == 4);
       for (std::size_t i = 0; i < 4; ++i) {
         const auto& row = report.tensors[i];
-        const auto& p = core_of(method).parameters_[i];
+        const auto& p = core_of(method).parameters()[i];
         const auto count = masks[i].sum().item<double>();
         const auto both =
             used[i].defined() ? masks[i].logical_and(used[i]).sum().item<double>() : 0.0;
@@ -935,10 +935,10 @@ TEST_CASE("the protocol is typed: what a method does not want costs nothing") {
     const Tensor logits = model.forward(batch.tokens);
     task.remember(batch.ids, logits, batch.labels);  // harmless
     task.accumulate_retain_gradient(logits.sum());   // harmless
-    CHECK(core_of(ascent).task_->memory.entries().empty());
-    CHECK_FALSE(core_of(ascent).parameters_[0].retain.defined());
-    CHECK_FALSE(core_of(ascent).parameters_[0].start.defined());  // no second copy of the weights
-    ignore(task.loss(Tensor(), logits, batch.labels));            // ids are not looked at
+    CHECK(core_of(ascent).task().memory.entries().empty());
+    CHECK_FALSE(core_of(ascent).parameters()[0].retain.defined());
+    CHECK_FALSE(core_of(ascent).parameters()[0].start.defined());  // no second copy of the weights
+    ignore(task.loss(Tensor(), logits, batch.labels));             // ids are not looked at
   }
   CHECK(preference.begin_task({.steps = 1}).wants_memory());
   CHECK(knowledge.begin_task({.steps = 1}).wants_retain_gradient());
@@ -997,7 +997,7 @@ TEST_CASE("G_r is a mean in fp32 whatever LibTorch's default type is") {
   for (int i = 0; i < 257; ++i) task.accumulate_retain_gradient(w.sum());
   w.mutable_grad() = at::ones({16}, at::kFloat);
   method.step();
-  CHECK(core_of(method).parameters_[0].retain.eq(1).all().item<bool>());
+  CHECK(core_of(method).parameters()[0].retain.eq(1).all().item<bool>());
 }
 
 TEST_CASE("the score `ratio` has the same bits for any number of threads") {
@@ -1014,7 +1014,7 @@ TEST_CASE("the score `ratio` has the same bits for any number of threads") {
       task.accumulate_retain_gradient(w.mul(factor).sum());
       w.mutable_grad() = at::ones({1000, 1001});
       method.step();
-      retains.push_back(core_of(method).parameters_[0].retain.clone());
+      retains.push_back(core_of(method).parameters()[0].retain.clone());
     }
     at::set_num_threads(threads);
     CHECK(same_bits(retains[1], retains[0]));
@@ -1040,7 +1040,7 @@ TEST_CASE("frozen tensors take nobody's place in the modulation by tensor") {
     if (number == 1) {
       int slow = 0;
       for (int i = 0; i < 8; ++i) {
-        const bool is_slow = core_of(method).parameters_[i].slow;
+        const bool is_slow = core_of(method).parameters()[i].slow;
         if (i < 4) CHECK_FALSE(is_slow);
         slow += is_slow ? 1 : 0;
       }

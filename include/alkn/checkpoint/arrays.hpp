@@ -50,13 +50,13 @@ class CheckpointArrays {
   explicit CheckpointArrays(UnlearnerCore& core) : core_(core) {}
 
   void write(io::NamedTensors& arrays, nlohmann::json& header) {
-    header["num_tasks"] = core_.num_tasks_;
+    header["num_tasks"] = core_.num_tasks();
     std::vector<double> threshold, eta;
     std::vector<std::int64_t> flags, unmasked;
-    for (ParameterState& p : core_.parameters_) {
+    for (ParameterState& p : core_.parameters()) {
       header["parameters"].push_back({{"name", p.name}, {"group", p.group}});
       arrays.emplace_back("parameter/" + p.name, p.param);
-      put(arrays, "master/" + p.name, core_.base_.masters().get(p.param));
+      put(arrays, "master/" + p.name, core_.base().masters().get(p.param));
       put(arrays, "given/" + p.name, p.given);
       for (const auto& [kind, member] : kTensors) put(arrays, kind + p.name, p.*member);
       threshold.push_back(p.threshold.value_or(0));
@@ -69,7 +69,7 @@ class CheckpointArrays {
     arrays.emplace_back("columns/flags", column(flags));
     arrays.emplace_back("columns/num_unmasked", column(unmasked));
     arrays.emplace_back("base/now", base_archive());
-    if (core_.task_) write_task(arrays, header["task"]);
+    if (core_.in_task()) write_task(arrays, header["task"]);
   }
 
   /// What of the file does not fit the unlearner, in words; empty: it can be read.
@@ -80,7 +80,7 @@ class CheckpointArrays {
     for (const auto& row : header.at("parameters")) {
       saved.emplace(row.at("name").get<std::string>(), row.at("group").get<std::size_t>());
     }
-    for (const ParameterState& p : core_.parameters_) {
+    for (const ParameterState& p : core_.parameters()) {
       const auto row = saved.find(p.name);
       if (row == saved.end()) {
         found.push_back(fmt::format("parameter \"{}\" is not in the file", p.name));
@@ -111,10 +111,10 @@ class CheckpointArrays {
     }
     if (found.empty()) {
       const auto& rows = header.at("parameters");
-      for (std::size_t i = 0; i < core_.parameters_.size(); ++i) {
-        if (rows[i].at("name") != core_.parameters_[i].name) {
+      for (std::size_t i = 0; i < core_.parameters().size(); ++i) {
+        if (rows[i].at("name") != core_.parameters()[i].name) {
           found.push_back(fmt::format("parameter {} is \"{}\", in the file \"{}\"", i,
-                                      core_.parameters_[i].name,
+                                      core_.parameters()[i].name,
                                       rows[i].at("name").get<std::string>()));
         }
       }
@@ -131,27 +131,24 @@ class CheckpointArrays {
     std::vector<ParameterState> states = read_states(arrays);
     Masters masters;  // of alkn::AdamW; another base's state is known by the masters that it has
     std::vector<Tensor> live;
-    for (const ParameterState& p : core_.parameters_) {
-      const bool fused = core_.base_.fused();
-      live.push_back(fused ? Tensor() : core_.base_.masters().get(p.param));
+    for (const ParameterState& p : core_.parameters()) {
+      const bool fused = core_.base().fused();
+      live.push_back(fused ? Tensor() : core_.base().masters().get(p.param));
       if (!fused || !is_low_precision(p.param)) continue;
       masters.adopt(p.param, arrays.at("master/" + p.name).to(p.device));
       masters.agree(p.param);
     }
     read_base(arrays, task.get());
     // nothing below throws
-    if (core_.base_.fused()) std::swap(core_.base_.masters(), masters);
+    if (core_.base().fused()) std::swap(core_.base().masters(), masters);
     for (std::size_t i = 0; i < states.size(); ++i) {
-      ParameterState& p = core_.parameters_[i];
+      ParameterState& p = core_.parameters()[i];
       p.param.copy_(arrays.at("parameter/" + p.name));
       if (live[i].defined()) live[i].copy_(arrays.at("master/" + p.name));
-      core_.base_.masters().agree(p.param);
+      core_.base().masters().agree(p.param);
       std::swap(p, states[i]);
     }
-    if (task) task->serial = core_.next_serial_++;
-    core_.num_tasks_ = num_tasks;
-    core_.task_ = std::move(task);
-    core_.base_.runner().reset();
+    core_.resume(num_tasks, std::move(task));
   }
 
  private:
@@ -167,7 +164,7 @@ class CheckpointArrays {
     if (t.defined()) arrays.emplace_back(name, t);
   }
 
-  torch::optim::Optimizer& optimizer() const { return core_.base_.optimizer(); }
+  torch::optim::Optimizer& optimizer() const { return core_.base().optimizer(); }
 
   /// The base's own state and group options, through its `save`; without alkn::AdamW's masters,
   /// which the file has by name.
@@ -175,7 +172,7 @@ class CheckpointArrays {
     const at::NoGradGuard no_grad;
     Masters aside;
     const auto exchange = [&] {
-      if (core_.base_.fused()) std::swap(core_.base_.masters(), aside);
+      if (core_.base().fused()) std::swap(core_.base().masters(), aside);
     };
     exchange();
     const auto back = c10::make_scope_exit(exchange);
@@ -198,7 +195,7 @@ class CheckpointArrays {
   }
 
   void write_task(io::NamedTensors& arrays, nlohmann::json& header) {
-    TaskState& task = *core_.task_;
+    TaskState& task = core_.task();
     UnlearnerCore::check_whole(task, "save_checkpoint()");
     TORCH_CHECK(!task.scope() && !task.judging,
                 "alkn::save_checkpoint: expected the fine-tuned weights in the model, got a call ",
@@ -307,13 +304,13 @@ class CheckpointArrays {
     const auto* eta = arrays.at("columns/eta").const_data_ptr<double>();
     const auto* flags = arrays.at("columns/flags").const_data_ptr<std::int64_t>();
     const auto* unmasked = arrays.at("columns/num_unmasked").const_data_ptr<std::int64_t>();
-    std::vector<ParameterState> states = core_.parameters_;
+    std::vector<ParameterState> states = core_.parameters();
     for (std::size_t i = 0; i < states.size(); ++i) {
       ParameterState& p = states[i];
       p.drop_task();
       for (const auto& [kind, member] : kTensors) {
         const auto found = arrays.find(kind + p.name);
-        const bool host = member == &ParameterState::start && core_.settings_.start_on_host;
+        const bool host = member == &ParameterState::start && core_.settings().start_on_host;
         if (found == arrays.end())
           p.*member = Tensor();
         else if (host)
@@ -337,7 +334,7 @@ class CheckpointArrays {
     for (const auto& group : groups) mine.options_before.push_back(group.options().clone());
     Masters aside;  // alkn::AdamW's archive has none: it would forget them
     const auto exchange = [&] {
-      if (core_.base_.fused()) std::swap(core_.base_.masters(), aside);
+      if (core_.base().fused()) std::swap(core_.base().masters(), aside);
     };
     mine.state_before.swap(optimizer().state());
     exchange();

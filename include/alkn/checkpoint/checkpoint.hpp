@@ -250,7 +250,7 @@ template <class Method>
     Tensor(buffer).copy_(arrays.at("buffer/" + name));
   }
   if (!core->in_task()) return std::nullopt;
-  return std::optional<typename Method::TaskType>(std::in_place, core, core->task_->serial,
+  return std::optional<typename Method::TaskType>(std::in_place, core, core->task().serial,
                                                   unlearner.method_options());
 }
 

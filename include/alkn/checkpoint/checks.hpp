@@ -38,14 +38,14 @@ class CheckpointChecks {
     const bool task = header_.contains("task");
     if (task) check_task(header_.at("task"));
     if (!found_.empty()) return found_;
-    for (const ParameterState& p : core_.parameters_) check_parameter_arrays(p);
+    for (const ParameterState& p : core_.parameters()) check_parameter_arrays(p);
     check_columns();
     bytes("base/now");
     need("generator", at::kByte, {at::detail::getDefaultCPUGenerator().get_state().numel()});
     if (task) {
       bytes("base/before");
       need("task/numbers", at::kDouble, {5});
-      if (core_.settings_.remembers && arrays_.contains("memory/ids")) check_memory();
+      if (core_.settings().remembers && arrays_.contains("memory/ids")) check_memory();
     }
     for (const auto& [name, array] : arrays_) {
       if (!known_.contains(name) && name != "header" && name.rfind("buffer/", 0) != 0)
@@ -92,7 +92,7 @@ class CheckpointChecks {
   }
 
   [[nodiscard]] bool localized() const {
-    return core_.settings_.mask == kernel::MaskKind::localized;
+    return core_.settings().mask == kernel::MaskKind::localized;
   }
 
   void check_parameter_arrays(const ParameterState& p) {
@@ -102,7 +102,7 @@ class CheckpointChecks {
     const at::ScalarType state = state_dtype(p.param);
     need("parameter/" + p.name, p.dtype, shape);
     if (is_low_precision(p.param)) need("master/" + p.name, at::kFloat, shape);
-    if (core_.settings_.mask == kernel::MaskKind::given)
+    if (core_.settings().mask == kernel::MaskKind::given)
       need("given/" + p.name, at::kLong, {words});
     if (localized() && arrays_.contains("used/" + p.name))
       need("used/" + p.name, at::kLong, {words});
@@ -117,14 +117,14 @@ class CheckpointChecks {
   }
 
   void check_columns() {
-    const auto count = static_cast<std::int64_t>(core_.parameters_.size());
+    const auto count = static_cast<std::int64_t>(core_.parameters().size());
     need("columns/threshold", at::kDouble, {count});
     need("columns/eta", at::kDouble, {count});
     const bool flags_fit = need("columns/flags", at::kLong, {count});
     if (!need("columns/num_unmasked", at::kLong, {count}) || !flags_fit) return;
     for (std::int64_t i = 0; i < count; ++i) {
       const auto flags = element("columns/flags", i), on = element("columns/num_unmasked", i);
-      const ParameterState& p = core_.parameters_[static_cast<std::size_t>(i)];
+      const ParameterState& p = core_.parameters()[static_cast<std::size_t>(i)];
       if (flags < 0 || flags > 7 || on < 0 || on > p.param.numel()) {
         found_.push_back(fmt::format(
             "flags and number of trained entries of parameter \"{}\" are {} and {} in the file",

@@ -3,16 +3,14 @@
 // alone needs LibTorch.
 #pragma once
 
-#include <ATen/Context.h>
-#include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/argmax.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/log_softmax.h>
 #include <torch/nn/module.h>
 #include <alkn/eval/arrays.hpp>
+#include <alkn/eval/decoding.hpp>
+#include <alkn/eval/evaluation_scope.hpp>
 #include <alkn/eval/membership.hpp>
 #include <alkn/objective/losses.hpp>
 
@@ -22,30 +20,12 @@
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <random>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 namespace alkn::eval {
-
-using Tokens = std::vector<int64_t>;
-
-/// Logits [B, T, V] of tokens [B, T] int64; rows are padded at their end, and no place may see a
-/// later one.
-template <class Model>
-concept LogitModel = requires(Model& model, const at::Tensor& tokens) {
-  { model(tokens) } -> std::convertible_to<at::Tensor>;
-};
-
-/// A model that can go on from what it has read: `model(tokens, cache)` reads tokens [B, t] after
-/// those that `cache` holds. A fresh `Model::Cache` holds nothing; all rows are of one length.
-template <class Model>
-concept CachedModel = LogitModel<Model> &&
-    requires(Model& model, const at::Tensor& tokens, typename Model::Cache& cache) {
-  { model(tokens, cache) } -> std::convertible_to<at::Tensor>;
-};
 
 /// Text to tokens and back, without special tokens.
 template <class T>
@@ -77,39 +57,6 @@ struct AnswerScores {
   Tokens answer, predicted;          ///< [T], the end included; what is likeliest at each place
   Eigen::ArrayXd log_probabilities;  ///< [T], of `answer`
   TokenMoments moments;              ///< [T] each
-};
-
-/// While it lives the model is in evaluation mode and nothing builds a graph; afterwards every
-/// module's mode and the default generators' states are what they were.
-class EvaluationScope {
- public:
-  /// @param module may be null: a callable without modes
-  explicit EvaluationScope(torch::nn::Module* module, at::Device device = at::kCPU) {
-    for (const at::Device where : {at::Device(at::kCPU), device}) {
-      if (!generators_.empty() && where.is_cpu()) continue;
-      at::Generator generator = at::globalContext().defaultGenerator(where);
-      generators_.emplace_back(generator, generator.get_state());
-    }
-    if (module == nullptr) return;
-    modes_.emplace_back(module, module->is_training());
-    for (const auto& part : module->modules(/*include_self=*/false)) {
-      modes_.emplace_back(part.get(), part->is_training());
-    }
-    module->eval();
-  }
-  ~EvaluationScope() {
-    for (const auto& [part, training] : modes_) {
-      if (part->is_training() != training) part->train(training);  // with its children: they follow
-    }
-    for (auto& [generator, state] : generators_) generator.set_state(state);
-  }
-  EvaluationScope(const EvaluationScope&) = delete;
-  EvaluationScope& operator=(const EvaluationScope&) = delete;
-
- private:
-  at::NoGradGuard no_grad_;
-  std::vector<std::pair<torch::nn::Module*, bool>> modes_;  ///< parents before their children
-  std::vector<std::pair<at::Generator, at::Tensor>> generators_;
 };
 
 /// Measures a model. Changes nothing of it: parameters, buffers, modes and generators are, bit for
@@ -165,10 +112,7 @@ class Harness {
 
   /// The greedy answer to each question, without the end.
   [[nodiscard]] std::vector<std::string> generate(const std::vector<Question>& questions) const {
-    return decode_all(questions, [](const at::Tensor& logits) {
-      const at::Tensor best = logits.argmax(-1).cpu();
-      return Tokens(best.const_data_ptr<int64_t>(), best.const_data_ptr<int64_t>() + best.numel());
-    });
+    return decode_all(questions, likeliest);
   }
 
   /// One sampled answer to each question, without the end.
@@ -178,20 +122,7 @@ class Harness {
     if (!(temperature > 0)) {
       detail::fail("Harness::sample", "a temperature above 0", detail::number_text(temperature));
     }
-    std::mt19937_64 generator(seed);
-    return decode_all(questions, [&](const at::Tensor& logits) {
-      const at::Tensor p =
-          logits.to(at::kCPU, at::kDouble).div(temperature).softmax(-1).contiguous();
-      Tokens drawn;
-      for (int64_t row = 0; row < p.size(0); ++row) {
-        const double* first = p.const_data_ptr<double>() + row * p.size(1);
-        double left = static_cast<double>(generator() >> 11U) * 0x1p-53;
-        int64_t token = 0;
-        while (token + 1 < p.size(1) && (left -= first[token]) >= 0) ++token;
-        drawn.push_back(token);
-      }
-      return drawn;
-    });
+    return decode_all(questions, Sampler(temperature, seed));
   }
 
   [[nodiscard]] const HarnessOptions& options() const noexcept { return options_; }
@@ -304,8 +235,7 @@ class Harness {
   /// Decodes all questions; those of one length go together, so that no row needs padding.
   /// `choose` gives the next token of each row from logits [B, V].
   template <class Choose>
-  std::vector<std::string> decode_all(const std::vector<Question>& questions,
-                                      Choose&& choose) const {
+  std::vector<std::string> decode_all(const std::vector<Question>& questions, Choose choose) const {
     const EvaluationScope scope(module_, options_.device);
     std::map<std::size_t, std::vector<Row>> by_length;
     for (std::size_t i = 0; i < questions.size(); ++i) {
@@ -318,82 +248,18 @@ class Harness {
       const auto size = static_cast<std::ptrdiff_t>(rows.size());
       for (std::ptrdiff_t begin = 0; begin < size; begin += options_.batch) {
         const std::ptrdiff_t end = std::min<std::ptrdiff_t>(begin + options_.batch, size);
-        decode_batch({rows.begin() + begin, rows.begin() + end}, choose, texts);
+        const std::vector<Row> part(rows.begin() + begin, rows.begin() + end);
+        const auto length_left = options_.context - static_cast<int64_t>(length);
+        const auto written = decode(model_, tensor_of(part, false), options_.end,
+                                    std::min(options_.new_tokens, length_left), choose);
+        for (std::size_t i = 0; i < part.size(); ++i)
+          texts[part[i].index] = tokenizer_.decode(written[i]);
         done += end - begin;
         if (options_.progress) options_.progress(done, static_cast<int64_t>(questions.size()));
       }
     }
     return texts;
   }
-
-  template <class Choose>
-  void decode_batch(std::vector<Row> rows, Choose& choose, std::vector<std::string>& texts) const {
-    const auto length = static_cast<int64_t>(rows.front().tokens.size());
-    const int64_t steps = std::min(options_.new_tokens, options_.context - length);
-    std::vector<Tokens> written(rows.size());
-    std::vector<bool> ended(rows.size());
-    NextLogits next(model_, tensor_of(rows, false));
-    for (int64_t step = 0; step < steps; ++step) {
-      const Tokens chosen = choose(next.logits());
-      bool all_ended = true;
-      for (std::size_t i = 0; i < rows.size(); ++i) {
-        ended[i] = ended[i] || chosen[i] == options_.end;
-        if (!ended[i]) written[i].push_back(chosen[i]);
-        all_ended = all_ended && ended[i];
-      }
-      if (all_ended) break;
-      if (step + 1 < steps) next.feed(chosen, options_.device);
-    }
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      texts[rows[i].index] = tokenizer_.decode(written[i]);
-    }
-  }
-
-  /// The logits after what was read, through the model's cache where it has one.
-  class NextLogits {
-   public:
-    NextLogits(Model& model, at::Tensor tokens) : model_(model), tokens_(std::move(tokens)) {
-      read(tokens_);
-    }
-    /// [B, V]
-    [[nodiscard]] const at::Tensor& logits() const { return logits_; }
-    void feed(const Tokens& chosen, at::Device device) {
-      at::Tensor column = at::full({static_cast<int64_t>(chosen.size()), 1}, 0, at::kLong);
-      std::copy(chosen.begin(), chosen.end(), column.mutable_data_ptr<int64_t>());
-      column = column.to(device);
-      if constexpr (CachedModel<Model>) {
-        read(column);
-      } else {
-        tokens_ = at::cat({tokens_, column}, 1);
-        read(tokens_);
-      }
-    }
-
-   private:
-    struct None {};
-    template <class M>
-    struct CacheOf {
-      using Type = None;
-    };
-    template <CachedModel M>
-    struct CacheOf<M> {
-      using Type = typename M::Cache;
-    };
-
-    void read(const at::Tensor& tokens) {
-      at::Tensor all;
-      if constexpr (CachedModel<Model>) {
-        all = model_(tokens, cache_);
-      } else {
-        all = model_(tokens);
-      }
-      logits_ = all.select(1, all.size(1) - 1);
-    }
-
-    Model& model_;
-    at::Tensor tokens_, logits_;
-    typename CacheOf<Model>::Type cache_{};
-  };
 
   Model& model_;
   const Tokenizer& tokenizer_;

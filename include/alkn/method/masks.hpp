@@ -2,56 +2,15 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <alkn/kernel/step.hpp>
 #include <alkn/option.hpp>
 #include <alkn/parameters.hpp>
+#include <alkn/task/settings.hpp>
 
 #include <cstdint>
-#include <string>
 #include <utility>
 #include <vector>
 
 namespace alkn {
-
-using kernel::Masked;
-using kernel::PenaltyScale;
-
-/// How a localized mask scores an entry (spec: section 3).
-using Score = kernel::ScoreKind;
-
-/// Where the low learning rate applies from the second task on (spec: section 5).
-enum class Modulation : std::uint8_t {
-  none,
-  tensor,     ///< to the half of the tensors with the largest share of entries in M
-  parameter,  ///< to the entries in M
-};
-
-/// The precision in which the retain gradient is kept.
-enum class RetainPrecision : std::uint8_t {
-  automatic,  ///< bfloat16 for a bfloat16 parameter, else the precision of the step
-  full,       ///< fp32; double for double
-  bfloat16,
-};
-
-namespace detail {
-
-/// A localized mask's options as plain values.
-struct LocalizedSettings {
-  kernel::ScoreKind score = kernel::ScoreKind::product;
-  double alignment = -1;
-  double unmask_ratio = 0.8;
-  double trim_ratio = 0.15;
-  std::int64_t threshold_every = 1;
-  double penalty = 0.5;
-  PenaltyScale penalty_scale = PenaltyScale::product;
-  Masked masked = Masked::gradient;
-  Modulation modulation = Modulation::tensor;
-  double low_lr_ratio = 0.1;
-  RetainPrecision retain_precision = RetainPrecision::automatic;
-  bool compact_state = false;
-};
-
-}  // namespace detail
 
 /// Every entry is trained.
 struct NoMask {

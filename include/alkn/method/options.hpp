@@ -1,23 +1,17 @@
 // The options of a method: those common to all, and those of its policies, set in one chain.
 #pragma once
 
+#include <alkn/backend.hpp>
 #include <alkn/method/endings.hpp>
 #include <alkn/method/masks.hpp>
 #include <alkn/objective/entropic_soft_labels.hpp>
 #include <alkn/option.hpp>
-#include <alkn/step/slot.hpp>
+#include <alkn/task/settings.hpp>
 
 #include <concepts>
 #include <cstdint>
 
 namespace alkn {
-
-/// The loss on retain data that is added to the forget loss.
-enum class RetainTerm : std::uint8_t {
-  none,
-  nll,  ///< mean token NLL
-  kl,   ///< KL(p_ref, p) against logits computed under the weights of the start of the task
-};
 
 namespace detail {
 

@@ -4,9 +4,10 @@
 
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
-#include <torch/arg.h>
+#include <fmt/format.h>
 #include <torch/optim/optimizer.h>
-#include <alkn/option.hpp>
+#include <alkn/optim/adamw_options.hpp>
+#include <alkn/optim/gradient_check.hpp>
 #include <alkn/parameters.hpp>
 #include <alkn/step/masters.hpp>
 #include <alkn/step/runner.hpp>
@@ -14,83 +15,15 @@
 #include <alkn/step/state_arrays.hpp>
 
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 namespace alkn {
-
-/// Options of alkn::AdamW, with LibTorch's names and defaults.
-struct AdamWOptions : torch::optim::OptimizerCloneableOptions<AdamWOptions> {
-  AdamWOptions(double lr = 1e-3) : lr_(lr) {}  // NOLINT(google-explicit-constructor): as LibTorch's
-  using betas_t = std::tuple<double, double>;
-  /// Learning rate, [0, inf).
-  TORCH_ARG(double, lr) = 1e-3;
-  /// Decay of the two moments, each in [0, 1).
-  TORCH_ARG(betas_t, betas) = {0.9, 0.999};
-  /// Added to the denominator, [0, inf); in a method with a mask at least 1.2e-38, the smallest
-  /// normal fp32 number.
-  TORCH_ARG(double, eps) = 1e-8;
-  /// Decoupled weight decay, [0, inf): theta *= 1 - lr weight_decay.
-  TORCH_ARG(double, weight_decay) = 1e-2;
-  /// Whether tensors of fewer than two dimensions (biases, normalisation weights) decay too.
-  TORCH_ARG(bool, decay_vectors) = false;
-  /// Whether the moments, and in a method with localisation the score, are kept as bfloat16,
-  /// rounded stochastically by a counter of parameter, element and step: 4 (6) bytes a parameter
-  /// less. Double parameters keep theirs in double.
-  TORCH_ARG(bool, compact_state) = false;
-
- public:
-  [[nodiscard]] double get_lr() const override { return lr(); }
-  void set_lr(double new_lr) override { lr(new_lr); }
-
-  /// Throws c10::ValueError for a value out of range. @param where for example "group 2", or empty
-  void validate(std::string_view where = {}) const {
-    using detail::Range;
-    detail::check_range("AdamW", "lr", lr_, Range::non_negative(), where);
-    detail::check_range("AdamW", "betas[0]", std::get<0>(betas_), Range::closed_open(0, 1), where);
-    detail::check_range("AdamW", "betas[1]", std::get<1>(betas_), Range::closed_open(0, 1), where);
-    detail::check_range("AdamW", "eps", eps_, Range::non_negative(), where);
-    detail::check_range("AdamW", "weight_decay", weight_decay_, Range::non_negative(), where);
-  }
-};
-
-/// What a group of alkn::AdamW sets for itself, with the meanings and ranges of AdamWOptions;
-/// everything unset follows the defaults.
-struct AdamWOverrides {
-  using betas_t = AdamWOptions::betas_t;
-  TORCH_ARG(std::optional<double>, lr);
-  TORCH_ARG(std::optional<betas_t>, betas);
-  TORCH_ARG(std::optional<double>, eps);
-  /// Setting it makes every tensor of the group decay, vectors too, unless `decay_vectors` says
-  /// otherwise.
-  TORCH_ARG(std::optional<double>, weight_decay);
-  TORCH_ARG(std::optional<bool>, decay_vectors);
-  TORCH_ARG(std::optional<bool>, compact_state);
-
- public:
-  /// The complete options of the group.
-  [[nodiscard]] AdamWOptions merged(AdamWOptions options) const {
-    if (lr_) options.lr(*lr_);
-    if (betas_) options.betas(*betas_);
-    if (eps_) options.eps(*eps_);
-    if (weight_decay_) options.weight_decay(*weight_decay_).decay_vectors(true);
-    if (decay_vectors_) options.decay_vectors(*decay_vectors_);
-    if (compact_state_) options.compact_state(*compact_state_);
-    return options;
-  }
-};
-
-/// State of one parameter. exp_avg, exp_avg_sq: [shape] fp32 (double for double), or bfloat16 where
-/// the state is compact.
-struct AdamWParamState : torch::optim::OptimizerCloneableParamState<AdamWParamState> {
-  TORCH_ARG(std::int64_t, step) = 0;
-  TORCH_ARG(Tensor, exp_avg);
-  TORCH_ARG(Tensor, exp_avg_sq);
-};
 
 class AdamW;
 
@@ -114,6 +47,9 @@ inline const ArchiveTable& need_archive_table() {
 }
 
 struct AdamWArchive;
+
+/// Whether a caller has checked the gradients already.
+enum class GradientChecks : std::uint8_t { wanted, done };
 
 }  // namespace detail
 
@@ -167,17 +103,17 @@ class AdamW : public torch::optim::Optimizer {
   void save(torch::serialize::OutputArchive& archive) const override {
     detail::need_archive_table().save(archive, *this);
   }
-  /// Replaces the state by what was saved of as many parameters of these shapes; else throws and
-  /// changes nothing.
+  /// Loads a saved state; throws, changing nothing, unless number and shapes match.
   void load(torch::serialize::InputArchive& archive) override {
     detail::need_archive_table().load(archive, *this);
   }
 
  protected:
-  void step_all(detail::StepMode mode) {
+  void step_all(detail::StepMode mode,
+                detail::GradientChecks gradients = detail::GradientChecks::wanted) {
     const c10::InferenceMode normal_tensors(false);
     const at::NoGradGuard no_grad;
-    check_groups();
+    check_groups(gradients);
     slots_.clear();
     runner_.start();
     try {
@@ -277,7 +213,7 @@ class AdamW : public torch::optim::Optimizer {
 
   /// Throws for group options out of range, and for a parameter, gradient or state that does not
   /// fit any more. Looks up the states.
-  void check_groups() {
+  void check_groups(detail::GradientChecks gradients = detail::GradientChecks::wanted) {
     if (!is_checked()) check_list();
     states_.clear();
     made_.clear();
@@ -288,7 +224,7 @@ class AdamW : public torch::optim::Optimizer {
           g, ")");
       options->validate(fmt::format("group {}", g));
       for (std::size_t k = 0; k < param_groups_[g].params().size(); ++k)
-        states_.push_back(check_tensors(g, k));
+        states_.push_back(check_tensors(g, k, gradients));
     }
   }
 
@@ -354,7 +290,7 @@ class AdamW : public torch::optim::Optimizer {
     std::vector<NamedParameter> all;
     for (std::size_t g = 0; g < param_groups_.size(); ++g) {
       for (std::size_t k = 0; k < param_groups_[g].params().size(); ++k) {
-        all.push_back({fmt::format("group {}, position {}", g, k), param_groups_[g].params()[k]});
+        all.push_back({place(g, k), param_groups_[g].params()[k]});
       }
     }
     const auto once = detail::collect_parameters("AdamW", all);
@@ -369,15 +305,19 @@ class AdamW : public torch::optim::Optimizer {
     checked_ = std::move(checked);
   }
 
+  static std::string place(std::size_t group, std::size_t position) {
+    return fmt::format("group {}, position {}", group, position);
+  }
+
   /// Returns the state of the parameter, or null.
-  AdamWParamState* check_tensors(std::size_t group, std::size_t position) const {
+  AdamWParamState* check_tensors(std::size_t group, std::size_t position,
+                                 detail::GradientChecks gradients) const {
     const Tensor& param = param_groups_[group].params()[position];
     const auto fits = [&](const Tensor& t, at::ScalarType type) {
       return t.sizes() == param.sizes() && t.scalar_type() == type && t.device() == param.device();
     };
     if (!detail::is_steppable(param)) {
-      detail::check_parameter("AdamW",
-                              {fmt::format("group {}, position {}", group, position), param});
+      detail::check_parameter("AdamW", {place(group, position), param});
     }
     const auto found = state_.find(param.unsafeGetTensorImpl());
     AdamWParamState* state = nullptr;
@@ -390,15 +330,8 @@ class AdamW : public torch::optim::Optimizer {
           " as at its first step, got ", param.scalar_type(), " ", param.sizes(), " on ",
           param.device(), " (group ", group, ", position ", position, ")");
     }
-    const Tensor& grad = param.grad();
-    if (!grad.defined()) return state;
-    TORCH_CHECK_VALUE(grad.layout() == at::kStrided,
-                      "alkn::AdamW: expected a dense gradient, got layout ", grad.layout(),
-                      " (group ", group, ", position ", position, ")");
-    TORCH_CHECK_VALUE(fits(grad, param.scalar_type()), "alkn::AdamW: expected a gradient of ",
-                      param.scalar_type(), " ", param.sizes(), " on ", param.device(), ", got ",
-                      grad.scalar_type(), " ", grad.sizes(), " on ", grad.device(), " (group ",
-                      group, ", position ", position, ")");
+    if (gradients == detail::GradientChecks::wanted)
+      detail::check_gradient("AdamW", param, [&] { return place(group, position); });
     return state;
   }
 

@@ -6,7 +6,7 @@
 #include <c10/core/InferenceMode.h>
 #include <torch/serialize/archive.h>
 #include <alkn/optim/adamw.hpp>
-#include <alkn/task/state.hpp>
+#include <alkn/optim/optimizer_state.hpp>
 
 #include <memory>
 #include <string>

@@ -1,91 +1,21 @@
-// Takes a step on tensors: chooses the backend, hands it raw pointers, tells autograd what was
-// written.
+// Takes a step on tensors: hands raw pointers to the kernels, tells autograd what was written.
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/core/Device.h>
 #include <alkn/kernel/cpu/step.hpp>
 #include <alkn/kernel/math.hpp>
 #include <alkn/kernel/step.hpp>
 #include <alkn/step/aten.hpp>
+#include <alkn/step/choose.hpp>
+#include <alkn/step/cuda_state.hpp>
 #include <alkn/step/slot.hpp>
 #include <alkn/tensor/cuda_table.hpp>
 #include <alkn/tensor/parallel.hpp>
 #include <alkn/tensor/plain_values.hpp>
 
-#include <string_view>
 #include <vector>
 
 namespace alkn::detail {
-
-/// The kernels for a CUDA device; throws where the program has none.
-inline const CudaTable& need_cuda_table(int device, std::string_view owner, std::string_view name) {
-  TORCH_CHECK_VALUE(
-      has_cuda_table(), "alkn::", owner,
-      ": expected the program to link alkn::cuda for CUDA tensors, or Backend::aten, got "
-      "neither (parameter \"",
-      name, "\")");
-  const CudaTable* table = find_cuda_table(device);
-  TORCH_CHECK_VALUE(table != nullptr, "alkn::", owner,
-                    ": expected alkn::cuda to be compiled for the architecture of cuda:", device,
-                    " (CMAKE_CUDA_ARCHITECTURES), or Backend::aten, got neither (parameter \"",
-                    name, "\")");
-  return *table;
-}
-
-/// The backend that will step `param`; throws where the asked one cannot.
-/// @param owner, name for the error's text
-inline Backend resolve_backend(Backend asked, const Tensor& param, std::string_view owner,
-                               std::string_view name) {
-  if (asked == Backend::aten) return Backend::aten;
-  if (asked == Backend::cpu) {
-    TORCH_CHECK_VALUE(fused_on_cpu(param), "alkn::", owner,
-                      ": expected CPU tensors of float, bfloat16 or half for Backend::cpu, got ",
-                      param.scalar_type(), " on ", param.device(), " (parameter \"", name, "\")");
-    return Backend::cpu;
-  }
-  if (asked == Backend::cuda) {
-    TORCH_CHECK_VALUE(fused_on_cuda(param), "alkn::", owner,
-                      ": expected CUDA tensors of float, bfloat16 or half for Backend::cuda, got ",
-                      param.scalar_type(), " on ", param.device(), " (parameter \"", name, "\")");
-  }
-  if (fused_on_cuda(param)) {
-    need_cuda_table(param.device().index(), owner, name);
-    return Backend::cuda;
-  }
-  return fused_on_cpu(param) ? Backend::cpu : Backend::aten;
-}
-
-/// The one backend of a step over several parameters: that of each, or `aten` where one needs it.
-class CommonBackend {
- public:
-  CommonBackend(Backend asked, std::string_view owner) : asked_(asked), owner_(owner) {}
-
-  /// Throws where the fused kernels would have to be on the CPU and on CUDA.
-  void add(const Tensor& param, std::string_view name) {
-    const Backend backend = resolve_backend(asked_, param, owner_, name);
-    if (common_ == Backend::automatic) {
-      common_ = backend;
-      device_ = param.device();
-    } else if (backend == Backend::aten || common_ == Backend::aten) {
-      common_ = Backend::aten;
-    } else {
-      TORCH_CHECK_VALUE(backend == common_, "alkn::", owner_,
-                        ": expected parameters on CUDA devices or on the CPU, or Backend::aten, "
-                        "got some on ",
-                        device_, " and on ", param.device(), " (parameter \"", name, "\")");
-    }
-  }
-  [[nodiscard]] Backend get() const {
-    return common_ == Backend::automatic ? Backend::cpu : common_;
-  }
-
- private:
-  Backend asked_;
-  std::string_view owner_;
-  Backend common_ = Backend::automatic;
-  c10::Device device_{c10::DeviceType::CPU};
-};
 
 inline kernel::DType kernel_dtype(at::ScalarType type) {
   switch (type) {
@@ -108,113 +38,6 @@ inline void* state_data(const Tensor& t) { return t.defined() ? t.data_ptr() : n
 inline float* float_data(const Tensor& t) {
   return t.defined() ? static_cast<float*>(t.data_ptr()) : nullptr;
 }
-
-/// What the CUDA kernels keep from step to step, on each device that has parameters.
-class CudaState {
- public:
-  CudaState() = default;
-  CudaState(const CudaState&) = delete;
-  CudaState& operator=(const CudaState&) = delete;
-  ~CudaState() {
-    for (const OnDevice& on : devices_) on.table->destroy(on.state);
-  }
-
-  /// One step; waits for nothing. Returns whether there are results to be reported.
-  bool enqueue(const std::vector<StepSlot>& slots, const kernel::StepTensor* tensors,
-               const kernel::StepArgs& args, StepMode mode) {
-    split(slots, tensors);
-    TORCH_CHECK(mode == StepMode::run || active_.size() <= 1,
-                "alkn::StepRunner: expected parameters on one device for a step of a CUDA graph, "
-                "got some on ",
-                active_.size());
-    const bool results = has_results(args) && mode != StepMode::capture;
-    if (results && active_.size() > 1) {
-      enqueue_together(args);
-    } else {
-      for (const OnDevice* on : active_) {
-        const auto part = mode == StepMode::run       ? on->table->enqueue
-                          : mode == StepMode::capture ? on->table->capture
-                                                      : on->table->prepare;
-        part(on->state, on->tensors.data(), on->size(), args);
-      }
-    }
-    if (!results) active_.clear();
-    to_fetch_ = mode == StepMode::prepare;
-    if (!to_fetch_) fetch();
-    return !active_.empty();
-  }
-  /// Waits for the results of the last step.
-  kernel::StepResult report(kernel::StepTensor* tensors) {
-    if (to_fetch_) fetch();  // the replay is enqueued by now
-    to_fetch_ = false;
-    kernel::StepResult result;
-    for (OnDevice* on : active_) {
-      result = on->table->report(on->state, on->tensors.data(), on->size());
-      for (std::size_t i = 0; i < on->tensors.size(); ++i) tensors[on->places[i]] = on->tensors[i];
-    }
-    return result;
-  }
-
- private:
-  struct OnDevice {
-    int device;
-    const CudaTable* table;
-    void* state;
-    std::vector<kernel::StepTensor> tensors;  ///< of the step
-    std::vector<std::size_t> places;          ///< of them in the step's list
-    [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(tensors.size()); }
-  };
-
-  /// The part of the step that each device has.
-  void split(const std::vector<StepSlot>& slots, const kernel::StepTensor* tensors) {
-    for (OnDevice& on : devices_) on.tensors.clear(), on.places.clear();
-    for (std::size_t i = 0; i < slots.size(); ++i) {
-      OnDevice& on = at(slots[i].param->device().index());
-      on.tensors.push_back(tensors[i]);
-      on.places.push_back(i);
-    }
-    active_.clear();
-    for (OnDevice& on : devices_) {
-      if (!on.tensors.empty()) active_.push_back(&on);
-    }
-  }
-
-  /// A step with results on several devices: their norm is one, and so is the decision to skip.
-  void enqueue_together(const kernel::StepArgs& args) {
-    std::vector<void*> states;
-    std::vector<const kernel::StepTensor*> tensors;
-    std::vector<std::int64_t> counts;
-    for (const OnDevice* on : active_) {
-      TORCH_CHECK(on->table == active_[0]->table,
-                  "alkn::StepRunner: expected one library's kernels on all devices of a step, got "
-                  "those of several");
-      states.push_back(on->state);
-      tensors.push_back(on->tensors.data());
-      counts.push_back(on->size());
-    }
-    active_[0]->table->enqueue_together(states.data(), tensors.data(), counts.data(),
-                                        static_cast<int>(states.size()), args);
-  }
-  void fetch() {
-    for (const OnDevice* on : active_) on->table->fetch(on->state);
-  }
-
-  /// Whether the host has to know what came of the step: it may have been skipped, or has counts.
-  static bool has_results(const kernel::StepArgs& args) {
-    return args.check_finite || args.max_norm > 0 || args.mask == kernel::MaskKind::localized;
-  }
-  OnDevice& at(int device) {
-    for (OnDevice& on : devices_) {
-      if (on.device == device) return on;
-    }
-    const CudaTable& table = need_cuda_table(device, "StepRunner", "");
-    devices_.push_back({device, &table, table.create(device), {}, {}});
-    return devices_.back();
-  }
-  std::vector<OnDevice> devices_;
-  std::vector<OnDevice*> active_;  ///< those of the step; after it, those that have results
-  bool to_fetch_ = false;
-};
 
 /// Takes steps over a fixed list of slots. Holds the fused kernels' scratch memory and warm starts.
 class StepRunner {
@@ -399,7 +222,7 @@ class StepRunner {
   CudaState cuda_;
   std::vector<kernel::StepTensor> tensors_;
   std::vector<Tensor> held_;
-  AdamWScalars scalars_;  ///< of the tensor before: mostly those of the next one, too
+  AdamWScalars scalars_;  ///< the previous tensor's, cached: the next one usually has the same
   kernel::AdamWNumbers rounded_ = scalars_.rounded();
   bool pending_ = false, late_ = false, emulates_ = false, written_ = false;
   kernel::StepResult late_result_;

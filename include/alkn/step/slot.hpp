@@ -1,8 +1,7 @@
-// The seam between the methods and the code that takes a step: one call, tensors in, nothing else.
+// One tensor of a step, as the methods hand it to the code that takes it.
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/util/Exception.h>
 #include <alkn/kernel/schedule.hpp>
 #include <alkn/kernel/step.hpp>
 
@@ -14,16 +13,6 @@
 namespace alkn {
 
 using at::Tensor;
-
-/// Which code takes the step.
-enum class Backend : std::uint8_t {
-  automatic,  ///< `cpu` or `cuda` where every parameter is a tensor of float, bfloat16 or half on
-              ///< that device, else `aten`
-  aten,       ///< plain ATen operations: any device, also double; the readable reference. Needs
-              ///< memory in every step: where there is none, some parameters have stepped already
-  cpu,        ///< the fused CPU kernels: float, bfloat16 and half
-  cuda,       ///< the fused CUDA kernels; the program links alkn::cuda
-};
 
 namespace detail {
 
@@ -49,9 +38,8 @@ struct AdamWScalars {
   }
 };
 
-/// A tensor of a step, or none: somebody else's, who holds it for that time, or a temporary, which
-/// is held here. Copies of the former count no references: a step over thousands of small tensors
-/// would notice.
+/// A borrowed or owned tensor, or none. Borrowed ones are not reference-counted: over thousands of
+/// small tensors that takes a noticeable part of a step.
 class TensorRef {
  public:
   TensorRef() = default;
@@ -97,9 +85,6 @@ struct StepSlot {
 
 /// True for a tensor without a threshold: too few entries to localise anything, all are trained.
 inline bool without_threshold(std::int64_t size) { return size < 10; }
-
-/// Number of 64-bit words that hold one bit for each of `size` elements.
-inline std::int64_t num_mask_words(std::int64_t size) { return (size + 63) / 64; }
 
 /// True if the fused kernels have the dtype.
 inline bool has_fused_dtype(const Tensor& param) {

@@ -5,134 +5,24 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/optim/optimizer.h>
-#include <alkn/method/masks.hpp>
-#include <alkn/method/options.hpp>
+#include <alkn/backend.hpp>
 #include <alkn/parameters.hpp>
-#include <alkn/step/masters.hpp>
-#include <alkn/step/runner.hpp>
 #include <alkn/step/slot.hpp>
 #include <alkn/step/state_arrays.hpp>
+#include <alkn/task/base.hpp>
+#include <alkn/task/report.hpp>
+#include <alkn/task/settings.hpp>
 #include <alkn/task/state.hpp>
-#include <alkn/tensor/autograd.hpp>
-#include <alkn/tensor/bits.hpp>
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace alkn::detail {
-
-/// A method's options and policies as plain values.
-struct MethodSettings {
-  std::string owner = "Unlearner";  ///< the class in error texts
-  double max_norm = 1, lr_decay = 1;
-  RetainTerm retain_term = RetainTerm::none;
-  double retain_weight = 1;
-  bool rollback = false, start_on_host = false;
-  Backend backend = Backend::automatic;
-  kernel::MaskKind mask = kernel::MaskKind::none;
-  LocalizedSettings localized;
-  Masked masked = Masked::gradient;
-  std::vector<NamedParameter> given;
-  bool negates = false;
-  double negation = 1, negation_decay = 1;
-  bool remembers = false;
-};
-
-/// The base optimizer, as the core needs it. `fused`: alkn::AdamW, whose whole step is one kernel
-/// call.
-class BaseAdapter {
- public:
-  virtual torch::optim::Optimizer& optimizer() = 0;
-  virtual bool fused() const = 0;
-  virtual Masters& masters() = 0;
-  virtual StepRunner& runner() = 0;
-  /// fused: a slot with gradient, moments and hyperparameters, after check_options().
-  /// @param position of the parameter in the groups, one after the other
-  /// @param compact whatever the options of the base say
-  virtual StepSlot plain_slot(std::size_t position, const Tensor& param, std::size_t group,
-                              bool compact) = 0;
-  /// Whether the options of the base ask for a compact state of a group's parameters.
-  virtual bool compact(std::size_t group) const = 0;
-  /// fused: runs the kernels and counts the step
-  virtual kernel::StepResult fused_step(std::vector<StepSlot>& slots, const kernel::StepArgs& args,
-                                        Backend backend, StepMode mode) = 0;
-  /// fused: after a step that failed before it had written anything, forgets the state that it made
-  virtual void forget_new_state() = 0;
-  /// fused: the last step was none for the parameters with a true flag, in the order of the groups
-  virtual void take_back(const std::vector<char>& stepped) = 0;
-  /// Base::step(nullptr)
-  virtual void base_step() = 0;
-  /// Throws for a group option that is out of range.
-  virtual void check_options() = 0;
-  /// to = from, both of the base's class of options
-  virtual void assign_options(torch::optim::OptimizerOptions& to,
-                              const torch::optim::OptimizerOptions& from) = 0;
-  /// What the base's constructor makes of the groups as they are: nothing, or what Adagrad cannot
-  /// step without.
-  virtual OptimizerState fresh_state() = 0;
-
- protected:
-  ~BaseAdapter() = default;
-};
-
-/// While it lives, a foreign base's param_groups hold the fp32 masters with fp32 gradients in place
-/// of the low-precision parameters, so that the base's arithmetic and state are fp32.
-class SwapMasters {
- public:
-  /// @param optimizer null: nothing is swapped
-  /// @param gradients per parameter in group order; undefined: the parameter's own gradient in fp32
-  SwapMasters(torch::optim::Optimizer* optimizer, Masters& masters,
-              const std::vector<Tensor>& gradients)
-      : masters_(masters) {
-    if (optimizer == nullptr) return;
-    std::vector<Tensor> grads;
-    std::size_t i = 0;
-    for (auto& group : optimizer->param_groups()) {
-      for (Tensor& param : group.params()) {
-        const std::size_t index = i++;
-        Tensor master = masters.get(param);
-        if (!master.defined()) continue;
-        Tensor grad = index < gradients.size() ? gradients[index] : Tensor();
-        if (!grad.defined() && param.grad().defined()) grad = param.grad().to(at::kFloat);
-        grads.push_back(param.grad().defined() ? grad : Tensor());
-        swapped_.push_back({&param, master});
-        swapped_.back().second.mutable_grad();  // where it will be
-      }
-    }
-    for (std::size_t k = 0; k < swapped_.size(); ++k) {  // nothing throws any more
-      auto& [place, other] = swapped_[k];
-      other.mutable_grad() = std::move(grads[k]);
-      std::swap(*place, other);
-    }
-  }
-  ~SwapMasters() {
-    for (auto& [place, original] : swapped_) {
-      place->mutable_grad().reset();
-      *place = original;
-    }
-  }
-  SwapMasters(const SwapMasters&) = delete;
-  SwapMasters& operator=(const SwapMasters&) = delete;
-
-  /// Rounds the masters of the parameters that had a gradient into them.
-  void write_back() {
-    const at::NoGradGuard no_grad;
-    for (auto& [place, original] : swapped_) {
-      if (!place->grad().defined()) continue;
-      original.copy_(*place);
-      masters_.agree(original);
-    }
-  }
-
- private:
-  Masters& masters_;
-  std::vector<std::pair<Tensor*, Tensor>> swapped_;
-};
 
 /// A contiguous copy in pinned host memory, where a GPU reads it from.
 inline Tensor pinned_copy(const Tensor& values) {
@@ -140,6 +30,7 @@ inline Tensor pinned_copy(const Tensor& values) {
   return at::empty(values.sizes(), options.pinned_memory(true)).copy_(values);
 }
 
+/// What all methods have in common. The handles of its task and its checkpoints refer to it.
 class UnlearnerCore {
  public:
   UnlearnerCore(BaseAdapter& base, MethodSettings settings,
@@ -170,7 +61,31 @@ class UnlearnerCore {
     return report(0, false).tensors;
   }
 
+  [[nodiscard]] BaseAdapter& base() const noexcept { return base_; }
+  [[nodiscard]] const MethodSettings& settings() const noexcept { return settings_; }
+  /// In the order of param_groups.
+  [[nodiscard]] std::vector<ParameterState>& parameters() noexcept { return parameters_; }
+  [[nodiscard]] const std::vector<ParameterState>& parameters() const noexcept {
+    return parameters_;
+  }
+  /// Ended tasks.
+  [[nodiscard]] std::int64_t num_tasks() const noexcept { return num_tasks_; }
+
   [[nodiscard]] bool in_task() const noexcept { return task_ != nullptr; }
+  /// Whether the task numbered `serial` is the running one.
+  [[nodiscard]] bool runs(std::int64_t serial) const noexcept {
+    return task_ && task_->serial == serial;
+  }
+  /// The running task.
+  [[nodiscard]] TaskState& task() const noexcept { return *task_; }
+  /// For a checkpoint, after the parameters: the tasks that have ended, and the running one or
+  /// null.
+  void resume(std::int64_t num_tasks, std::unique_ptr<TaskState> task) noexcept {
+    if (task) task->serial = next_serial_++;
+    num_tasks_ = num_tasks;
+    task_ = std::move(task);
+    base_.runner().reset();
+  }
   [[nodiscard]] bool holds_start() const noexcept {
     return settings_.negates || settings_.rollback;
   }
@@ -190,13 +105,6 @@ class UnlearnerCore {
 
   /// How G_r is kept, once it is finished.
   [[nodiscard]] at::ScalarType retain_dtype(const ParameterState& p) const;
-
-  BaseAdapter& base_;
-  MethodSettings settings_;
-  std::vector<ParameterState> parameters_;  ///< in the order of param_groups
-  std::unique_ptr<TaskState> task_;
-  std::int64_t num_tasks_ = 0;  ///< ended ones
-  std::int64_t next_serial_ = 1;
 
  private:
   void match_parameters(const std::vector<NamedParameter>& named);
@@ -237,7 +145,8 @@ class UnlearnerCore {
     const Tensor master = base_.masters().get(p.param);
     return master.defined() ? master : p.param;
   }
-  /// live() of all parameters, in their order: what else has to be taken over may need memory.
+  /// live() of all parameters, collected up front: creating a master may allocate, so it happens
+  /// before anything is written.
   [[nodiscard]] std::vector<Tensor> all_live() {
     std::vector<Tensor> all;
     for (const ParameterState& p : parameters_) all.push_back(live(p));
@@ -250,6 +159,12 @@ class UnlearnerCore {
     base_.masters().agree(p.param);
   }
 
+  BaseAdapter& base_;
+  MethodSettings settings_;
+  std::vector<ParameterState> parameters_;
+  std::unique_ptr<TaskState> task_;
+  std::int64_t num_tasks_ = 0;
+  std::int64_t next_serial_ = 1;
   std::vector<StepSlot> slots_;
   StateArrays arrays_;             ///< of the running task
   std::vector<char> stepped_;      ///< the parameters that had a gradient in the last step
@@ -259,7 +174,11 @@ class UnlearnerCore {
 
 }  // namespace alkn::detail
 
+#include <alkn/task/begin.hpp>
+#include <alkn/task/end.hpp>
+#include <alkn/task/parameter_list.hpp>
+#include <alkn/task/prepare.hpp>
+#include <alkn/task/search.hpp>
+#include <alkn/task/show.hpp>
 #include <alkn/task/step.hpp>
-#include <alkn/task/strength.hpp>
-#include <alkn/task/transaction.hpp>
 #include <alkn/task/warnings.hpp>

@@ -1,82 +1,20 @@
-// What a running task holds, and what it reports.
+// What a running task holds, beside and of each parameter.
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/util/Exception.h>
-#include <c10/util/flat_hash_map.h>
 #include <torch/optim/optimizer.h>
+#include <alkn/optim/optimizer_state.hpp>
+#include <alkn/task/report.hpp>
+#include <alkn/task/sample_memory.hpp>
 
+#include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
-namespace alkn {
-
-using at::Tensor;
-
-/// What begin_task must know.
-struct TaskOptions {
-  std::int64_t steps =
-      0;  ///< optimizer steps the task will take at most, [1, inf); the schedule of rho spans them
-};
-
-/// The strength to end with, by what it does: see Task::end.
-struct EndTarget {
-  /// Judges the forget set by the candidate's weights, which it finds in the model and must not
-  /// change: the more is forgotten the smaller, for example the mean probability of the answers.
-  std::function<double()> forget = {};
-  double forget_bound = 0;  ///< where `forget` has to fall to, any number but NaN
-  /// Judges what is to be kept, the better the smaller, for example the NLL of retain data. None:
-  /// nothing limits lambda.
-  std::function<double()> keep = {};
-  double keep_bound = 0;   ///< where `keep` has to stay, any number but NaN
-  double max_lambda = 10;  ///< the largest candidate, (0, inf)
-  int iterations = 12;     ///< candidates at most beside both ends, [1, inf)
-};
-
-/// What the last optimizer step of a task did.
-struct StepReport {
-  std::int64_t task = 0;        ///< 0-based
-  std::int64_t step = 0;        ///< 0-based within the task, skipped ones counted
-  double grad_norm = 0;         ///< global, before clipping
-  double clip_scale = 1;        ///< what the gradient was multiplied by
-  double unmask_ratio = 1;      ///< rho in force
-  double fraction_trained = 1;  ///< entries whose mask was on / entries with a gradient
-  bool skipped = false;         ///< the gradient was not finite: nothing was written
-};
-
-/// What a task did to one tensor.
-struct TensorReport {
-  std::string name;                 ///< of the parameter
-  std::int64_t size = 0;            ///< entries
-  double fraction_trained = 1;      ///< entries whose mask was on in the last step / size
-  double overlap = 0;               ///< of those, the share that earlier tasks had trained too
-  std::optional<double> threshold;  ///< eta; none: without localisation, or fewer than 10 entries
-};
-
-/// What a task did.
-struct TaskReport {
-  std::int64_t task = 0;           ///< 0-based
-  std::int64_t steps = 0;          ///< taken, skipped ones counted
-  std::int64_t skipped_steps = 0;  ///< left out because the gradient was not finite
-  double lambda = 0;               ///< of the negation; 0 where the ending keeps the weights
-  bool lambda_reduced = false;     ///< a judge asked for less than lambda_t
-  /// What the judges of end(target) gave at lambda; none: there was no such judge.
-  std::optional<double> forget_judged = {}, keep_judged = {};
-  bool target_met = true;             ///< `forget` fell to its bound while `keep` stayed within its
-  double fraction_trained = 1;        ///< entries whose mask was on in the last step / all entries
-  double overlap = 0;                 ///< of those, the share that earlier tasks had trained too
-  double clip_scale = 1;              ///< of the last step
-  std::vector<TensorReport> tensors;  ///< in the order of the parameter groups
-  /// What deserves a second look, one plain sentence each: see Task::warnings.
-  std::vector<std::string> warnings;
-};
-
-namespace detail {
+namespace alkn::detail {
 
 /// The learning rates and the first loss of a task, for its warnings.
 struct TaskCourse {
@@ -93,48 +31,6 @@ struct TaskCourse {
     ++num_rates;
   }
 };
-
-/// What the objective remembers of each sample, keyed by the sample's id.
-class SampleMemory {
- public:
-  struct Entry {
-    Tensor values;                ///< 1-D
-    std::int64_t num_tokens = 0;  ///< valid tokens when it was remembered
-  };
-
-  using Entries = std::unordered_map<std::int64_t, Entry>;
-
-  /// Takes over all, or, where there is no memory, none. They replace those of the same ids.
-  void put(Entries entries) {
-    entries_.reserve(entries_.size() + entries.size());
-    entries_.merge(entries);  // what is left is known
-    for (auto& [id, entry] : entries) entries_.find(id)->second = std::move(entry);
-  }
-
-  /// Throws c10::ValueError for an unknown id, or another number of valid tokens than was
-  /// remembered.
-  [[nodiscard]] const Tensor& get(const std::string& owner, std::int64_t id,
-                                  std::int64_t num_tokens) const {
-    const auto found = entries_.find(id);
-    TORCH_CHECK_VALUE(
-        found != entries_.end(), "alkn::", owner,
-        ": expected a sample that was remembered before the first step, got an unknown id (sample ",
-        id, ")");
-    TORCH_CHECK_VALUE(found->second.num_tokens == num_tokens, "alkn::", owner, ": expected ",
-                      found->second.num_tokens, " valid tokens as remembered, got ", num_tokens,
-                      " (sample ", id, ")");
-    return found->second.values;
-  }
-
-  [[nodiscard]] const Entries& entries() const noexcept { return entries_; }
-
- private:
-  Entries entries_;
-};
-
-/// Exchanged by its swap() alone: its moves allocate, and end the program where there is no memory.
-using OptimizerState =
-    ska::flat_hash_map<void*, std::unique_ptr<torch::optim::OptimizerParamState>>;
 
 /// A running task, apart from what it keeps of each parameter.
 struct TaskState {
@@ -200,5 +96,4 @@ struct ParameterState {
   }
 };
 
-}  // namespace detail
-}  // namespace alkn
+}  // namespace alkn::detail

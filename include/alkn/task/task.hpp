@@ -53,7 +53,7 @@ class [[nodiscard]] Task {
   Task& operator=(Task&&) = delete;
   ~Task() {
     const auto held = core_.lock();
-    if (!held || !held->task_ || held->task_->serial != serial_) return;
+    if (!held || !held->runs(serial_)) return;
     try {
       held->abandon(/*must_restore=*/false);
     } catch (...) {  // a destructor may not throw: the task stays open, the next begin_task says so

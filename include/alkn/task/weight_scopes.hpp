@@ -18,8 +18,8 @@ class [[nodiscard]] StartWeights {
   }
   ~StartWeights() {
     const auto held = core_.lock();
-    if (!held || !held->task_ || held->task_->serial != serial_) return;
-    if (held->task_->num_swaps != scope_) return;  // a later scope is open
+    if (!held || !held->runs(serial_)) return;
+    if (held->task().num_swaps != scope_) return;  // a later scope is open
     try {
       held->swap_back();
     } catch (...) {  // a destructor may not throw: the next step, end or abandon says so
@@ -43,7 +43,7 @@ class [[nodiscard]] WeightsAt {
   }
   ~WeightsAt() {
     const auto held = core_.lock();
-    if (!held || !held->task_ || held->task_->serial != serial_) return;
+    if (!held || !held->runs(serial_)) return;
     try {
       held->show_tuned();
     } catch (...) {  // likewise: abandon() is left

@@ -10,11 +10,17 @@
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
 #include <alkn/kernel/cpu/history.hpp>
-#include <alkn/step/slot.hpp>
 #include <alkn/tensor/cuda_table.hpp>
 #include <alkn/tensor/parallel.hpp>
 
+#include <cstdint>
+
 namespace alkn::detail {
+
+using at::Tensor;
+
+/// Number of 64-bit words that hold one bit for each of `size` elements.
+inline std::int64_t num_mask_words(std::int64_t size) { return (size + 63) / 64; }
 
 /// [words] int64 -> [shape] bool
 inline Tensor unpack_bits(const Tensor& words, at::IntArrayRef shape) {

@@ -1,84 +1,17 @@
-// How strong a task's negation is, by what it does: the weights at any lambda for a look, and the
-// searches of end(judge, bound) and end(target). Included by task/core.hpp.
+// The searches of end(judge, bound) and end(target) for the strength of the negation.
+// Included by task/core.hpp.
 #pragma once
 
-#include <c10/core/InferenceMode.h>
+#include <fmt/format.h>
+#include <alkn/option.hpp>
 #include <alkn/task/core.hpp>
 
 #include <cmath>
+#include <functional>
 #include <optional>
 #include <utility>
 
 namespace alkn::detail {
-
-/// Holds the fine-tuned weights before others are shown. Masters have those of low precision.
-inline void UnlearnerCore::hold_tuned() {
-  const c10::InferenceMode normal_tensors(false);
-  const at::NoGradGuard no_grad;
-  check_parameters(false);
-  std::vector<Tensor> tuned;
-  for (const ParameterState& p : parameters_) {
-    const Tensor values = live(p).detach();  // may have to be taken over
-    if (is_low_precision(p.param)) {
-      tuned.emplace_back();
-    } else {
-      const bool to_host = settings_.start_on_host && values.is_cuda();
-      tuned.push_back(to_host ? pinned_copy(values) : values.clone());
-    }
-  }
-  task_->tuned = std::move(tuned);
-}
-
-/// theta = start - lambda (theta_ft - start) in the model, after hold_tuned(); the masters keep
-/// theta_ft. May lack memory on its way: show_tuned() undoes a part as well.
-inline void UnlearnerCore::show(double lambda) {
-  const c10::InferenceMode normal_tensors(false);
-  const at::NoGradGuard no_grad;
-  const Backend how = backend();
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    const ParameterState& p = parameters_[i];
-    if (!is_low_precision(p.param)) {
-      p.param.copy_(task_->tuned[i]);
-      base_.runner().negate(p.param, p.param, p.start, lambda, how);
-      continue;
-    }
-    const Tensor values = base_.masters().find(p.param).clone();
-    base_.runner().negate(values, values, p.start, lambda, how);
-    p.param.copy_(values);
-    base_.masters().agree(p.param);
-  }
-}
-
-/// Puts the fine-tuned weights back, and lets go of what held them. Takes no memory. Where a
-/// parameter has changed its shape or its place, nothing is written.
-inline void UnlearnerCore::show_tuned() {
-  const c10::InferenceMode normal_tensors(false);
-  const at::NoGradGuard no_grad;
-  if (!task_ || task_->tuned.empty()) return;
-  check_parameters(false);
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    const ParameterState& p = parameters_[i];
-    const Tensor& tuned = task_->tuned[i];
-    p.param.copy_(tuned.defined() ? tuned : base_.masters().find(p.param));
-    base_.masters().agree(p.param);
-  }
-  task_->tuned.clear();
-  task_->shown = false;
-}
-
-/// For Task::weights_at: all parameters show lambda, or an exception and none.
-inline void UnlearnerCore::show_lambda(double lambda) {
-  check_range(settings_.owner, "lambda", lambda, Range::non_negative(), "weights_at");
-  settle();
-  hold_tuned();
-  task_->shown = true;
-  try {
-    show(lambda);
-  } catch (...) {
-    show_tuned();
-    throw;
-  }
-}
 
 /// What a judge says of the candidate that is shown.
 inline double UnlearnerCore::ask(const std::function<double()>& judge) {
