@@ -1,5 +1,5 @@
-// Options of the policies: fluent setters that return the whole option struct, and one visitor that
-// lists every field once, for validation and for checkpoints.
+// Options of the policies: each is declared in one place, which makes its setter, which returns the
+// whole option struct, and its entry in the list for validation and checkpoints.
 #pragma once
 
 #include <c10/util/Exception.h>
@@ -8,23 +8,55 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
-/// Declares the option `name` of type `T` with its default: `self.name(value)` sets it and returns
-/// `Self&`, `self.name()` reads it. `Self` is the struct that inherits this one (CRTP).
-#define ALKN_OPTION(Self, T, name, ...)                                  \
- public:                                                                 \
-  Self& name(T new_##name) {                                             \
-    this->name##_ = new_##name;                                          \
-    return static_cast<Self&>(*this);                                    \
-  }                                                                      \
-  [[nodiscard]] const T& name() const noexcept { return this->name##_; } \
-                                                                         \
- protected:                                                              \
-  T name##_ = __VA_ARGS__
+/// Opens the options of a policy; ALKN_OPTIONS_END() closes them.
+#define ALKN_OPTIONS_BEGIN()                        \
+ private:                                           \
+  static constexpr int kFirstOptionLine = __LINE__; \
+                                                    \
+ public:                                            \
+  static_assert(true)
 
-namespace alkn::detail {
+/// Declares the option `name` of type `T` with its default, in a line of its own:
+/// `self.name(value)` sets it and returns `Self&`, the struct that inherits this one (CRTP);
+/// `self.name()` reads it. A number's Range follows the default.
+#define ALKN_OPTION(Self, T, name, value, ...)                       \
+  ALKN_OPTION_IN(Self, T, name, name##_ __VA_OPT__(, ) __VA_ARGS__); \
+                                                                     \
+ private:                                                            \
+  T name##_ = value;                                                 \
+                                                                     \
+ public:                                                             \
+  static_assert(true)
+
+/// The same of a value that lies elsewhere: `place` is a member, or a field of one.
+#define ALKN_OPTION_IN(Self, T, name, place, ...)                                         \
+  Self& name(T new_value) {                                                               \
+    this->place = std::move(new_value);                                                   \
+    return static_cast<Self&>(*this);                                                     \
+  }                                                                                       \
+  [[nodiscard]] const T& name() const noexcept { return this->place; }                    \
+  template <class Visitor>                                                                \
+  void visit_line(Visitor& visitor, ::alkn::detail::OptionLine<__LINE__>) const {         \
+    ::alkn::detail::visit_option(visitor, #name, this->place __VA_OPT__(, ) __VA_ARGS__); \
+  }                                                                                       \
+  static_assert(true)
+
+/// Makes `visit(v)`: it calls `v(name, value, range)` for every number and `v(name, value)` for
+/// every choice, in the order of their lines.
+#define ALKN_OPTIONS_END()                                                         \
+  template <class Visitor>                                                         \
+  void visit(Visitor&& v) const {                                                  \
+    ::alkn::detail::visit_lines<kFirstOptionLine>(                                 \
+        *this, v, std::make_integer_sequence<int, __LINE__ - kFirstOptionLine>()); \
+  }                                                                                \
+  static_assert(true)
+
+namespace alkn {
 
 /// An interval of real numbers; NaN is in none.
 struct Range {
@@ -55,6 +87,28 @@ struct Range {
   }
 };
 
+namespace detail {
+
+/// The line of a source file in which an option is declared: its place in the list of options.
+template <int Line>
+using OptionLine = std::integral_constant<int, Line>;
+
+/// Numbers have a range; options that are neither numbers nor choices are not visited.
+template <class Visitor, class T, class... Range>
+void visit_option(Visitor& visitor, std::string_view name, const T& value, const Range&... range) {
+  if constexpr (sizeof...(Range) > 0 || std::is_enum_v<T> || std::is_same_v<T, bool>)
+    visitor(name, value, range...);
+}
+
+template <int First, class Options, class Visitor, int... Lines>
+void visit_lines(const Options& options, Visitor& visitor, std::integer_sequence<int, Lines...>) {
+  const auto visit = [&]<int Line>(OptionLine<Line> line) {
+    if constexpr (requires { options.visit_line(visitor, line); })
+      options.visit_line(visitor, line);
+  };
+  (visit(OptionLine<First + Lines>()), ...);
+}
+
 /// Throws c10::ValueError unless `range` contains `value`.
 /// @param owner the class that asks, @param where for example "group 2", or empty
 inline void check_range(std::string_view owner, std::string_view field, double value,
@@ -78,4 +132,5 @@ struct RangeChecker {
                                                                          const T&) const {}
 };
 
-}  // namespace alkn::detail
+}  // namespace detail
+}  // namespace alkn

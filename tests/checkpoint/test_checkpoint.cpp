@@ -464,8 +464,8 @@ TEST_CASE("another method, base, objective, mask or option is listed, and nothin
   const Saved saved;
   Model model;
   saved.check(alkn::TaskVector<>(model.params),
-              "method is \"TaskVector\", in the file \"ALKN\"; objective is \"alkn::TokenNLL\", in "
-              "the file \"alkn::EntropicSoftLabels\"; mask is \"none\", in the file \"localized\"");
+              "method is \"TaskVector\", in the file \"ALKN\"; objective is \"token_nll\", in "
+              "the file \"entropic_soft_labels\"; mask is \"none\", in the file \"localized\"");
   saved.check(alkn::ALKN<torch::optim::SGD>(model.params, {}, torch::optim::SGDOptions(0.1)),
               "base is \"torch::optim::SGD\", in the file \"alkn::AdamW\"");
   saved.check(
@@ -483,7 +483,7 @@ TEST_CASE("another method, base, objective, mask or option is listed, and nothin
   saved.check(alkn::Unlearner<alkn::TokenNLL, alkn::NoMask, alkn::Keep>(model.params),
               "mask is \"none\", in the file \"given\"");
   saved.check(alkn::Unlearner<alkn::TokenNLL, alkn::GivenMask, alkn::Negate>(model.params),
-              "ending is \"negated\", in the file \"kept\"");
+              "ending is \"negate\", in the file \"keep\"");
   Masked third(model.params, with(true));
   CHECK_FALSE(alkn::load_checkpoint(saved.path, third));
 }

@@ -13,6 +13,9 @@ using BaseOptions = torch::optim::LBFGSOptions;
 #elif defined(NO_BASE)
 using Base = std::string;
 using BaseOptions = torch::optim::SGDOptions;
+#elif defined(WRONG_BASE_OPTIONS)
+using Base = torch::optim::SGD;
+using BaseOptions = alkn::AdamWOptions;
 #else
 using Base = torch::optim::SGD;
 using BaseOptions = torch::optim::SGDOptions;

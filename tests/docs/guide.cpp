@@ -470,7 +470,7 @@ TEST_CASE_METHOD(Fixture, "guide: parameter groups") {
   using Group = alkn::ParameterGroup<alkn::AdamWOverrides>;
   const std::vector<Group> groups = {
       {{"tokens.weight"}, alkn::AdamWOverrides().lr(1e-4)},
-      {{"head.bias"}, alkn::AdamWOverrides().weight_decay(0.1)},
+      {{"head.bias"}, alkn::AdamWOverrides().weight_decay(0.1).decay_vectors(true)},
   };
   alkn::ALKN<> unlearner(model.named_parameters(), groups, alkn::ALKNOptions(),
                          alkn::AdamWOptions(1e-3).weight_decay(0.01));

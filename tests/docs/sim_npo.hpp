@@ -18,17 +18,12 @@ struct SimplePreference {
 
   template <class Self>
   struct Options {
+    ALKN_OPTIONS_BEGIN();
     /// beta, in (0, infinity).
-    ALKN_OPTION(Self, double, beta, 4.5);
+    ALKN_OPTION(Self, double, beta, 4.5, Range::positive());
     /// delta, any number: the mean NLL from which a sequence counts as forgotten.
-    ALKN_OPTION(Self, double, delta, 0);
-
-   public:
-    template <class Visitor>
-    void visit(Visitor&& visitor) {
-      visitor("beta", this->beta_, detail::Range::positive());
-      visitor("delta", this->delta_, detail::Range::finite());
-    }
+    ALKN_OPTION(Self, double, delta, 0, Range::finite());
+    ALKN_OPTIONS_END();
   };
 
   static std::vector<Tensor> remember(const Tensor&, const Tensor&) { return {}; }

@@ -25,7 +25,8 @@
 namespace golden {
 
 using at::Tensor;
-using Json = nlohmann::json;
+/// In the order of the file: it decides ties of the modulation's ranking.
+using Json = nlohmann::ordered_json;
 
 /// The bound on every difference, as a share of the largest magnitude that the quantity has had.
 inline constexpr double kBound = 1e-6;

@@ -7,13 +7,13 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/ScalarType.h>
-#include <c10/util/Type.h>
 #include <fmt/ranges.h>
 #include <alkn/checkpoint/arrays.hpp>
 #include <alkn/io/json.hpp>
 #include <alkn/io/tensors.hpp>
 #include <alkn/method/unlearner.hpp>
 
+#include <concepts>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -22,14 +22,22 @@
 #include <optional>
 #include <string>
 #include <type_traits>
-#include <typeinfo>
 #include <utility>
 #include <vector>
+
+namespace torch::optim {
+class SGD;
+class Adam;
+class AdamW;
+class Adagrad;
+class RMSprop;
+}  // namespace torch::optim
 
 namespace alkn {
 namespace detail {
 
-/// Version 1 had no checksum over names, shapes and metadata; it is read as well.
+/// Version 1 had no checksum over names, shapes and metadata, and the compiler's names of the
+/// policies; it is read as well.
 inline constexpr int kCheckpointVersion = 2;
 inline constexpr const char* kCheckpointKey = "alkn.checkpoint";  // metadata: the version
 inline constexpr const char* kHeaderName = "header";              // array: JSON, under the checksum
@@ -47,18 +55,34 @@ struct OptionTexts {
   }
 };
 
+/// The name of a base optimizer: a name of the compiler's has no place in a file.
+template <class Base>
+std::string base_name() {
+  if constexpr (requires { Base::kName; })
+    return Base::kName;
+  else if constexpr (std::same_as<Base, torch::optim::SGD>)
+    return "torch::optim::SGD";
+  else if constexpr (std::same_as<Base, torch::optim::Adam>)
+    return "torch::optim::Adam";
+  else if constexpr (std::same_as<Base, torch::optim::AdamW>)
+    return "torch::optim::AdamW";
+  else if constexpr (std::same_as<Base, torch::optim::Adagrad>)
+    return "torch::optim::Adagrad";
+  else if constexpr (std::same_as<Base, torch::optim::RMSprop>)
+    return "torch::optim::RMSprop";
+  else
+    return "another";
+}
+
 template <class Method>
 nlohmann::json method_header(const Method& unlearner) {
   std::map<std::string, std::string> options;
-  auto copy = unlearner.method_options();
-  copy.visit(OptionTexts{options});
-  constexpr const char* kMasks[] = {"none", "given", "localized"};
-  static_assert(static_cast<int>(kernel::MaskKind::localized) == 2);
+  unlearner.method_options().visit(OptionTexts{options});
   return {{"method", Method::method_name()},
-          {"objective", c10::demangle(typeid(typename Method::ObjectiveType).name())},
-          {"mask", kMasks[static_cast<int>(Method::kMaskKind)]},
-          {"ending", Method::kNegates ? "negated" : "kept"},
-          {"base", c10::demangle(typeid(typename Method::BaseType).name())},
+          {"objective", Method::ObjectiveType::kName},
+          {"mask", Method::MaskType::kName},
+          {"ending", Method::EndingType::kName},
+          {"base", base_name<typename Method::BaseType>()},
           {"options", options}};
 }
 
@@ -144,6 +168,11 @@ inline std::map<std::string, Tensor> read_checkpoint(const std::filesystem::path
   TORCH_CHECK(header.is_object() && header.value("arrays", nlohmann::json()) == manifest(arrays),
               "alkn::load_checkpoint: expected the arrays that were saved, got others (",
               path.string(), ")");
+  if (version->second == "1") {  // another compiler's names would be others
+    header.erase("objective");
+    header.erase("ending");
+    header["names"] = "the compiler's";
+  }
   return arrays;
 }
 
@@ -152,6 +181,7 @@ inline std::vector<std::string> header_differences(const nlohmann::json& mine,
                                                    const nlohmann::json& file) {
   std::vector<std::string> found;
   for (const char* key : {"method", "objective", "mask", "ending", "base"}) {
+    if (file.contains("names") && !file.contains(key)) continue;
     const auto own = mine.at(key).get<std::string>(), saved = file.value(key, std::string());
     if (own != saved)
       found.push_back(fmt::format("{} is \"{}\", in the file \"{}\"", key, own, saved));

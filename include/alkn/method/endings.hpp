@@ -7,13 +7,13 @@ namespace alkn {
 
 /// The fine-tuned weights stay.
 struct Keep {
+  static constexpr const char* kName = "keep";
   static constexpr bool kNegates = false;
 
   template <class Self>
-  class Options {
-   public:
-    template <class Visitor>
-    void visit(Visitor&&) {}
+  struct Options {
+    ALKN_OPTIONS_BEGIN();
+    ALKN_OPTIONS_END();
   };
 };
 
@@ -21,21 +21,17 @@ struct Keep {
 /// with lambda_t = negation negation_decay^t (task-vector negation, Ilharco et al. 2023; section 1
 /// of the algorithm).
 struct Negate {
+  static constexpr const char* kName = "negate";
   static constexpr bool kNegates = true;
 
   template <class Self>
-  class Options {
+  struct Options {
+    ALKN_OPTIONS_BEGIN();
     /// lambda, [0, inf).
-    ALKN_OPTION(Self, double, negation, 1);
+    ALKN_OPTION(Self, double, negation, 1, Range::non_negative());
     /// The factor on lambda from task to task, (0, inf).
-    ALKN_OPTION(Self, double, negation_decay, 1);
-
-   public:
-    template <class Visitor>
-    void visit(Visitor&& v) {
-      v("negation", negation_, detail::Range::non_negative());
-      v("negation_decay", negation_decay_, detail::Range::positive());
-    }
+    ALKN_OPTION(Self, double, negation_decay, 1, Range::positive());
+    ALKN_OPTIONS_END();
   };
 };
 

@@ -16,14 +16,15 @@ namespace alkn {
 namespace detail {
 
 template <class Self>
-class CommonOptions {
+struct CommonOptions {
+  ALKN_OPTIONS_BEGIN();
   /// Gradient clipping by global norm, [0, inf); 0: none.
-  ALKN_OPTION(Self, double, max_norm, 1.0);
+  ALKN_OPTION(Self, double, max_norm, 1.0, Range::non_negative());
   /// The factor on every group's learning rate from task to task, (0, inf).
-  ALKN_OPTION(Self, double, lr_decay, 1.0);
+  ALKN_OPTION(Self, double, lr_decay, 1.0, Range::positive());
   /// The retain term of the loss and its weight, [0, inf).
   ALKN_OPTION(Self, RetainTerm, retain_term, RetainTerm::none);
-  ALKN_OPTION(Self, double, retain_weight, 1.0);
+  ALKN_OPTION(Self, double, retain_weight, 1.0, Range::non_negative());
   /// Whether the weights of the start of a task are held although the ending does not need them, so
   /// that a task can be abandoned after its first step. Endings that negate hold them anyway.
   ALKN_OPTION(Self, bool, rollback, false);
@@ -31,18 +32,7 @@ class CommonOptions {
   ALKN_OPTION(Self, bool, start_on_host, false);
   /// Which code takes the step.
   ALKN_OPTION(Self, Backend, backend, Backend::automatic);
-
- public:
-  template <class Visitor>
-  void visit(Visitor&& v) {
-    v("max_norm", max_norm_, Range::non_negative());
-    v("lr_decay", lr_decay_, Range::positive());
-    v("retain_term", retain_term_);
-    v("retain_weight", retain_weight_, Range::non_negative());
-    v("rollback", rollback_);
-    v("start_on_host", start_on_host_);
-    v("backend", backend_);
-  }
+  ALKN_OPTIONS_END();
 };
 
 }  // namespace detail
@@ -90,7 +80,7 @@ class MethodOptions : public detail::CommonOptions<MethodOptions<Objective, Mask
   /// Calls `v(name, value, range)` for every number and `v(name, value)` for every choice, in a
   /// fixed order.
   template <class Visitor>
-  void visit(Visitor&& v) {
+  void visit(Visitor&& v) const {
     Common::visit(v);
     ObjectiveOptions::visit(v);
     MaskOptions::visit(v);
@@ -99,8 +89,7 @@ class MethodOptions : public detail::CommonOptions<MethodOptions<Objective, Mask
 
   /// Throws c10::ValueError, naming the field, for a value out of range.
   void validate(std::string_view owner) const {
-    MethodOptions copy = *this;
-    copy.visit(detail::RangeChecker{owner});
+    visit(detail::RangeChecker{owner});
     if constexpr (Mask::kKind == kernel::MaskKind::localized) {
       TORCH_CHECK_VALUE(this->unmask_ratio() / 2 > this->trim_ratio(), "alkn::", owner,
                         ": expected unmask_ratio / 2 above trim_ratio (", this->trim_ratio(),

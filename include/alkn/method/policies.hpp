@@ -15,6 +15,7 @@ namespace alkn {
 /// What an objective must have; see objective/objective.hpp.
 template <class T>
 concept ObjectivePolicy = requires {
+  { T::kName } -> std::convertible_to<const char*>;
   { T::kRemembers } -> std::convertible_to<bool>;
   typename T::template Options<int>;
 };
@@ -22,6 +23,7 @@ concept ObjectivePolicy = requires {
 /// What a mask must have; see method/masks.hpp.
 template <class T>
 concept MaskPolicy = requires {
+  { T::kName } -> std::convertible_to<const char*>;
   { T::kKind } -> std::convertible_to<kernel::MaskKind>;
   typename T::template Options<int>;
 };
@@ -29,6 +31,7 @@ concept MaskPolicy = requires {
 /// What an ending must have; see method/endings.hpp.
 template <class T>
 concept EndingPolicy = requires {
+  { T::kName } -> std::convertible_to<const char*>;
   { T::kNegates } -> std::convertible_to<bool>;
   typename T::template Options<int>;
 };

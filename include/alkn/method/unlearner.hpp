@@ -32,7 +32,7 @@ struct CheckedPolicies {
   static_assert(ObjectivePolicy<Objective>,
                 "alkn: the first template argument must be an objective, for example "
                 "alkn::TokenNLL: a struct with "
-                "kRemembers, Options, remember and loss");
+                "kName, kRemembers, Options, remember and loss");
   static_assert(
       MaskPolicy<Mask>,
       "alkn: the second template argument must be a mask: alkn::NoMask, alkn::LocalizedMask or "
@@ -75,6 +75,8 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   /// All options of the method, with its defaults.
   using Options = MethodOptions<Objective, Mask, Ending>;
   using ObjectiveType = Objective;
+  using MaskType = Mask;
+  using EndingType = Ending;
   using BaseType = Base;
   /// What begin_task returns.
   using TaskType = Task<Unlearner>;

@@ -32,27 +32,12 @@ struct EntropicSoftLabels {
 
   template <class Self>
   struct Options {
+    ALKN_OPTIONS_BEGIN();
     /// s, in (0, infinity): how sharply the weight rises with p0 (paper: 10, its code: 1.5).
-    ALKN_OPTION(Self, double, steepness, 1.5);
+    ALKN_OPTION(Self, double, steepness, 1.5, Range::positive());
     /// c, any number: where it rises.
-    ALKN_OPTION(Self, double, center, 0.8);
-
-   public:
-    template <class Visitor>
-    void visit(Visitor&& visitor) {
-      visit_fields(*this, visitor);
-    }
-    template <class Visitor>
-    void visit(Visitor&& visitor) const {
-      visit_fields(*this, visitor);
-    }
-
-   private:
-    template <class This, class Visitor>
-    static void visit_fields(This& self, Visitor& visitor) {
-      visitor("steepness", self.steepness_, detail::Range::positive());
-      visitor("center", self.center_, detail::Range::finite());
-    }
+    ALKN_OPTION(Self, double, center, 0.8, Range::finite());
+    ALKN_OPTIONS_END();
   };
 
   /// p0 of every valid token, by sample. @returns B CPU tensors [valid tokens], float or double

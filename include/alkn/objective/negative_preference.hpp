@@ -23,18 +23,10 @@ struct NegativePreference {
 
   template <class Self>
   struct Options {
+    ALKN_OPTIONS_BEGIN();
     /// beta, in (0, infinity): towards 0 the loss becomes gradient ascent.
-    ALKN_OPTION(Self, double, beta, 0.1);
-
-   public:
-    template <class Visitor>
-    void visit(Visitor&& visitor) {
-      visitor("beta", this->beta_, detail::Range::positive());
-    }
-    template <class Visitor>
-    void visit(Visitor&& visitor) const {
-      visitor("beta", this->beta_, detail::Range::positive());
-    }
+    ALKN_OPTION(Self, double, beta, 0.1, Range::positive());
+    ALKN_OPTIONS_END();
   };
 
   /// The NLL of every sequence. @returns B CPU tensors [1], float or double

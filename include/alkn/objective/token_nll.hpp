@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <alkn/objective/losses.hpp>
+#include <alkn/option.hpp>
 
 #include <vector>
 
@@ -15,10 +16,8 @@ struct TokenNLL {
 
   template <class Self>
   struct Options {
-    template <class Visitor>
-    void visit(Visitor&&) {}
-    template <class Visitor>
-    void visit(Visitor&&) const {}
+    ALKN_OPTIONS_BEGIN();
+    ALKN_OPTIONS_END();
   };
 
   static std::vector<Tensor> remember(const Tensor&, const Tensor&) { return {}; }

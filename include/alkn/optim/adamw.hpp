@@ -65,6 +65,8 @@ enum class GradientChecks : std::uint8_t { wanted, done };
 /// the first step.
 class AdamW : public torch::optim::Optimizer {
  public:
+  /// In checkpoints.
+  static constexpr const char* kName = "alkn::AdamW";
   /// Groups with AdamWOptions of their own, complete in themselves, or with none: `defaults`.
   /// @throws c10::ValueError for an option out of range, an empty list, a parameter that comes
   /// twice,

@@ -15,7 +15,7 @@ namespace alkn {
 
 using at::Tensor;
 
-/// Options of alkn::AdamW, with LibTorch's names and defaults.
+/// Options of alkn::AdamW, with LibTorch's names and defaults. One is its own: `decay_vectors`.
 struct AdamWOptions : torch::optim::OptimizerCloneableOptions<AdamWOptions> {
   AdamWOptions(double lr = 1e-3) : lr_(lr) {}  // NOLINT(google-explicit-constructor): as LibTorch's
   using betas_t = std::tuple<double, double>;
@@ -28,7 +28,8 @@ struct AdamWOptions : torch::optim::OptimizerCloneableOptions<AdamWOptions> {
   TORCH_ARG(double, eps) = 1e-8;
   /// Decoupled weight decay, [0, inf): theta *= 1 - lr weight_decay.
   TORCH_ARG(double, weight_decay) = 1e-2;
-  /// Whether tensors of fewer than two dimensions (biases, normalisation weights) decay too.
+  /// Whether tensors of fewer than two dimensions (biases, normalisation weights) decay too, as
+  /// they do in LibTorch.
   TORCH_ARG(bool, decay_vectors) = false;
   /// Whether the moments, and in a method with localisation the score, are kept as bfloat16,
   /// rounded stochastically by a counter of parameter, element and step: 4 (6) bytes a parameter
@@ -41,7 +42,6 @@ struct AdamWOptions : torch::optim::OptimizerCloneableOptions<AdamWOptions> {
 
   /// Throws c10::ValueError for a value out of range. @param where for example "group 2", or empty
   void validate(std::string_view where = {}) const {
-    using detail::Range;
     detail::check_range("AdamW", "lr", lr_, Range::non_negative(), where);
     detail::check_range("AdamW", "betas[0]", std::get<0>(betas_), Range::closed_open(0, 1), where);
     detail::check_range("AdamW", "betas[1]", std::get<1>(betas_), Range::closed_open(0, 1), where);
@@ -57,8 +57,6 @@ struct AdamWOverrides {
   TORCH_ARG(std::optional<double>, lr);
   TORCH_ARG(std::optional<betas_t>, betas);
   TORCH_ARG(std::optional<double>, eps);
-  /// Setting it makes every tensor of the group decay, vectors too, unless `decay_vectors` says
-  /// otherwise.
   TORCH_ARG(std::optional<double>, weight_decay);
   TORCH_ARG(std::optional<bool>, decay_vectors);
   TORCH_ARG(std::optional<bool>, compact_state);
@@ -69,7 +67,7 @@ struct AdamWOverrides {
     if (lr_) options.lr(*lr_);
     if (betas_) options.betas(*betas_);
     if (eps_) options.eps(*eps_);
-    if (weight_decay_) options.weight_decay(*weight_decay_).decay_vectors(true);
+    if (weight_decay_) options.weight_decay(*weight_decay_);
     if (decay_vectors_) options.decay_vectors(*decay_vectors_);
     if (compact_state_) options.compact_state(*compact_state_);
     return options;

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <vector>
 
-#include <alkn/kernel/cpu/passes.hpp>
+#include <alkn/kernel/passes.hpp>
 #include <alkn/kernel/select/select.hpp>
 #include <alkn/kernel/tuning.hpp>
 

@@ -6,8 +6,8 @@
 #include <cstdint>
 
 #include <alkn/kernel/chunks.hpp>
-#include <alkn/kernel/cpu/passes.hpp>
 #include <alkn/kernel/cpu/scratch.hpp>
+#include <alkn/kernel/passes.hpp>
 #include <alkn/kernel/step.hpp>
 
 namespace alkn::kernel {

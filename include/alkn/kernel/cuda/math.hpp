@@ -9,8 +9,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include <alkn/kernel/cpu/passes.hpp>
 #include <alkn/kernel/math.hpp>
+#include <alkn/kernel/passes.hpp>
 
 namespace alkn::kernel::cuda {
 

@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <limits>
 
-#include <alkn/kernel/cpu/passes.hpp>
 #include <alkn/kernel/math.hpp>
+#include <alkn/kernel/passes.hpp>
 #include <alkn/kernel/select/select.hpp>
 #include <alkn/kernel/tuning.hpp>
 

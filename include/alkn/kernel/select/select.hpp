@@ -8,9 +8,9 @@
 #include <limits>
 #include <vector>
 
-#include <alkn/kernel/cpu/passes.hpp>
 #include <alkn/kernel/math.hpp>
 #include <alkn/kernel/parallel.hpp>
+#include <alkn/kernel/passes.hpp>
 #include <alkn/kernel/tuning.hpp>
 
 namespace alkn::kernel {

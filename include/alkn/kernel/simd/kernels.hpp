@@ -18,8 +18,8 @@
 #include <arm_neon.h>
 #endif
 
-#include <alkn/kernel/cpu/passes.hpp>
 #include <alkn/kernel/math.hpp>
+#include <alkn/kernel/passes.hpp>
 #include <alkn/kernel/tuning.hpp>
 
 // Helpers of the kernels are inlined whatever their size: their arguments live in registers.
