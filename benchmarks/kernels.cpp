@@ -304,7 +304,7 @@ void compare_pieces(Bench& bench) {
   }
 }
 
-/// Negation and union of masks.
+/// The negation.
 void compare_endings(Bench& bench) {
   Comparison comparison(bench.subject());
   Array start = plain_array(bench.size);
@@ -321,16 +321,6 @@ void compare_endings(Bench& bench) {
                     kernel::negate(bench.param.get(), start.get(), bench.size, 1.0F, parallel);
                   },
                   12, 12, 4});
-  // Masks of as many bytes, 32 parameters in an element, in the same memory: what other arrays cost
-  // depends on what is left of them in the last-level cache. `start` is zero: no bit changes.
-  auto* used = reinterpret_cast<std::uint64_t*>(bench.param.get());
-  const auto* mask = reinterpret_cast<const std::uint64_t*>(start.get());
-  comparison.add({"union of masks",
-                  [&bench, used, mask] {
-                    const kernel::ParallelFor parallel(run_parallel, omp_get_max_threads());
-                    kernel::merge_masks(used, mask, bench.size / 2, parallel);
-                  },
-                  12, 12, 0});
   comparison.run(bench.rounds);
   bench.report(comparison, "end of a task", "ceiling of two arrays");
 }

@@ -13,6 +13,8 @@
 
 #include <alkn/kernel/cuda/norm.hpp>
 #include <alkn/kernel/cuda/plan.hpp>
+#include <alkn/kernel/cuda/radix.hpp>
+#include <alkn/kernel/cuda/sample.hpp>
 #include <alkn/kernel/cuda/score.hpp>
 #include <alkn/kernel/cuda/select.hpp>
 #include <alkn/kernel/cuda/update.hpp>
@@ -44,17 +46,6 @@ class EmulatedStep {
     if (stale_) allocate();
     return launch_all(tensors, num_tensors, plan_.kernels());
   }
-  /// A step as a graph captures it: the first replay.
-  StepResult capture(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
-                     const device::Replay& replay) {
-    if (plan_.assign(tensors, num_tensors, args, &replay).sizes) allocate();
-    return launch_all(tensors, num_tensors, plan_.kernels());
-  }
-  /// The same kernels again, with what lies in device memory and nothing from the host.
-  StepResult replay(StepTensor* tensors, std::int64_t num_tensors) {
-    return launch_all(tensors, num_tensors, plan_.kernels());
-  }
-
   /// As CudaStep: a part of a step on several devices, up to the sums; the others' sums; the rest.
   void run_sums(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
                 int device, int num_devices) {

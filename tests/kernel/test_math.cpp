@@ -8,6 +8,7 @@
 #include "inputs.hpp"
 
 #include <alkn/kernel/cpu/arena.hpp>
+#include <alkn/kernel/schedule.hpp>
 
 using namespace alkn_test;
 
@@ -189,20 +190,8 @@ TEST_CASE("negation") {
       std::vector<float> got = param;
       negate(got.data(), start.data(), n, 0.7F, ParallelFor(pool, 2));
       CHECK(got == right);
-      std::vector<float> master = param;
-      std::vector<std::uint16_t> narrowed(param.size());
-      negate(narrowed.data(), DType::bfloat16, master.data(), start.data(), n, 0.7F,
-             ParallelFor(pool, 2));
-      CHECK(master == right);
-      bool rounded = true;
-      for (std::size_t i = 0; i < right.size(); ++i)
-        rounded = rounded && narrowed[i] == float_to_bfloat16(right[i]);
-      CHECK(rounded);
     }
   }
-  CHECK_THROWS_WITH(
-      negate(nullptr, DType::float32, nullptr, nullptr, 0, 1.0F, ParallelFor::serial()),
-      "alkn::kernel::negate: expected a 16-bit parameter, got float32");
 }
 
 TEST_CASE("one entry that is not finite is found, wherever it is") {
@@ -244,28 +233,36 @@ TEST_CASE("a sum is right, and the same for any number of threads") {
   }
 }
 
-TEST_CASE("masks are united, counted and compared, with every instruction set") {
+TEST_CASE("mask bits are counted, and those in common") {
   Threads pool{3};
   const ParallelFor parallel(pool, 3);
-  for (const SimdLevel level : simd_levels()) {
-    const WithSimd with(level);
-    for (const std::int64_t words : {0, 1, 7, 8, 9, 100003}) {
-      INFO(simd_name(level) << ", " << words << " words");
-      std::vector<std::uint64_t> used, mask, both;
-      std::int64_t num_both = 0, num_common = 0;
-      for (std::int64_t i = 0; i < words; ++i) {
-        used.push_back(mixed(static_cast<std::uint64_t>(2 * i)));
-        mask.push_back(mixed(static_cast<std::uint64_t>(2 * i + 1)));
-        both.push_back(used.back() | mask.back());
-        num_both += __builtin_popcountll(both.back());
-        num_common += __builtin_popcountll(used.back() & mask.back());
-      }
-      CHECK(overlap(used.data(), mask.data(), words, parallel) == num_common);
-      merge_masks(used.data(), mask.data(), words, parallel);
-      CHECK(used == both);
-      CHECK(count_bits(used.data(), words, parallel) == num_both);
+  for (const std::int64_t words : {0, 1, 7, 8, 9, 100003}) {
+    INFO(words << " words");
+    std::vector<std::uint64_t> used, mask;
+    std::int64_t num_used = 0, num_common = 0;
+    for (std::int64_t i = 0; i < words; ++i) {
+      used.push_back(mixed(static_cast<std::uint64_t>(2 * i)));
+      mask.push_back(mixed(static_cast<std::uint64_t>(2 * i + 1)));
+      num_used += __builtin_popcountll(used.back());
+      num_common += __builtin_popcountll(used.back() & mask.back());
     }
+    CHECK(overlap(used.data(), mask.data(), words, parallel) == num_common);
+    CHECK(count_bits(used.data(), words, parallel) == num_used);
   }
+}
+
+TEST_CASE("powers and the schedule of rho are those of the formulas") {
+  for (const std::int64_t n : {0, 1, 2, 3, 7, 64, 1000, 123457}) {
+    CHECK(power(0.999, n) ==
+          Approx(std::pow(0.999, static_cast<double>(n))).epsilon(1e-13).margin(1e-15));
+  }
+  const double want[] = {.8, .8, .733333, .733333, .666667, .666667,
+                         .6, .6, .533333, .533333, .466667, .466667};  // spec, section 10
+  for (std::int64_t done = 0; done < 12; ++done) {
+    CHECK(unmask_ratio_after(0.8, done, 12) == Approx(want[done]).epsilon(1e-5));
+  }
+  CHECK(unmask_ratio_after(0.8, 0, 1) == 0.8);
+  CHECK(unmask_ratio_after(0.8, 2, 3) == Approx(0.8 - 0.4 * 2 / 3));  // a stride a step
 }
 
 TEST_CASE("the level of the instruction set is chosen, and refused where it is unknown") {

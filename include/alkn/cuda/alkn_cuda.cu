@@ -138,13 +138,13 @@ void negate(float* param, const float* start, std::int64_t size, float lambda, i
   on_device(index, [&](cudaStream_t stream) { device::negate(negation, stream); });
 }
 
-std::int64_t count_and_merge(const std::uint64_t* mask, const std::uint64_t* other,
-                             std::uint64_t* merged, std::int64_t num_words, int index) {
+std::int64_t count_bits(const std::uint64_t* mask, const std::uint64_t* other,
+                        std::int64_t num_words, int index) {
   return on_device(index, [&](cudaStream_t stream) {
     device::DeviceArray count(device::Memory{allocate, release, share});
     count.reserve(sizeof(std::uint64_t), true, stream);
-    device::MaskWords words{mask, other, merged, num_words, count.get<std::uint64_t>()};
-    device::count_and_merge(words, stream);
+    device::MaskWords words{mask, other, num_words, count.get<std::uint64_t>()};
+    device::count_bits(words, stream);
     std::uint64_t result = 0;
     device::check_cuda(
         cudaMemcpyAsync(&result, words.count, sizeof(result), cudaMemcpyDeviceToHost, stream),
@@ -173,7 +173,7 @@ alkn::detail::CudaTable table{alkn::detail::kCudaTableVersion,
                               fetch,
                               report,
                               negate,
-                              count_and_merge,
+                              count_bits,
                               token_forward,
                               token_backward,
                               {nullptr}};

@@ -165,6 +165,9 @@ ALKN_HOST_DEVICE inline float penalty_of(float deviation, float k) noexcept {
 
 // --- the threshold (spec: section 4) ---------------------------------------------------------
 
+/// Whether a tensor of n elements has a threshold: of fewer than 10 every entry is trained.
+ALKN_HOST_DEVICE constexpr bool has_threshold(std::int64_t n) noexcept { return n >= 10; }
+
 /// k = max(5, floor(trim_ratio n)).
 ALKN_HOST_DEVICE inline std::int64_t trim_count(std::int64_t n, double trim_ratio) noexcept {
   const auto k = static_cast<std::int64_t>(static_cast<double>(n) * trim_ratio);

@@ -155,8 +155,6 @@ struct Kernels {
   void (*round_half)(const float* in, std::uint16_t* out, std::int64_t size);
   /// param = start - lambda (param - start).
   void (*negate)(float* param, const float* start, std::int64_t size, float lambda);
-  /// used |= mask.
-  void (*merge)(std::uint64_t* used, const std::uint64_t* mask, std::int64_t num_words);
 };
 
 }  // namespace alkn::kernel

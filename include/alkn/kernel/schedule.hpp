@@ -56,12 +56,4 @@ ALKN_HOST_DEVICE inline double unmask_ratio_after(double start, std::int64_t don
   return start - (start - start / 2) * static_cast<double>(whole) / static_cast<double>(announced);
 }
 
-/// Where a step stands in its task; for a graph that is replayed.
-struct StepSchedule {
-  std::int64_t done = 0;             ///< steps before the first replay
-  std::int64_t announced = 0;        ///< of the task; 0: rho stays
-  std::int64_t threshold_every = 1;  ///< thresholds are learned where done is a multiple
-  double unmask_ratio = 0;           ///< rho at the start of the task
-};
-
 }  // namespace alkn::kernel

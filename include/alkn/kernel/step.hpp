@@ -80,7 +80,8 @@ struct StepTensor {
   std::uint64_t* mask = nullptr;  ///< bits: trained in this step
   AdamWNumbers adamw;
 
-  // The threshold (MaskKind::localized). size < 10: none is used, every entry is trained.
+  // The threshold (MaskKind::localized). Where has_threshold(size) is false none is used, and every
+  // entry is trained.
   bool learns_threshold =
       false;            ///< the step computes eta from the new m if StepArgs::threshold_due
   float threshold = 0;  ///< in: eta in force; out: the new eta if it was learned. Entry on: m > eta

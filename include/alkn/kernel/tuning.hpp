@@ -20,8 +20,6 @@ inline constexpr std::int64_t kBlock = 2048;
 inline constexpr std::int64_t kPrefetch = 512;
 inline constexpr std::int64_t kSumPrefetch = 2048;
 
-/// Fewer elements than this have no threshold (spec: section 4).
-inline constexpr std::int64_t kMinLocalized = 10;
 /// Up to this many elements are selected directly, without brackets.
 inline constexpr std::int64_t kDirectSelect = 256;
 /// Candidates a chunk of a tensor of several chunks may set aside, as a share of its elements.

@@ -41,7 +41,7 @@ inline Tensor without_denormals(const Tensor& x) {
 }
 
 /// eta of one score tensor (section 4): linear between the k-th largest and the k-th smallest
-/// score. Rounded to the dtype of the score; -infinity where size < 10.
+/// score. Rounded to the dtype of the score; -infinity without_threshold.
 inline double aten_threshold(const Tensor& score, double unmask_ratio, double trim_ratio) {
   const std::int64_t n = score.numel();
   if (without_threshold(n)) return -std::numeric_limits<double>::infinity();

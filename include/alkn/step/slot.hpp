@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <alkn/kernel/math.hpp>
 #include <alkn/kernel/schedule.hpp>
 #include <alkn/kernel/step.hpp>
 
@@ -84,7 +85,7 @@ struct StepSlot {
 };
 
 /// True for a tensor without a threshold: too few entries to localise anything, all are trained.
-inline bool without_threshold(std::int64_t size) { return size < 10; }
+inline bool without_threshold(std::int64_t size) { return !kernel::has_threshold(size); }
 
 /// True if the fused kernels have the dtype.
 inline bool has_fused_dtype(const Tensor& param) {

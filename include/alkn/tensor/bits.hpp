@@ -54,8 +54,7 @@ inline std::int64_t count_bits(const Tensor& words) {
   if (!words.defined() || words.numel() == 0) return 0;
   if (words.is_cpu()) return kernel::count_bits(raw_words(words), words.numel(), aten_parallel());
   if (const CudaTable* kernels = mask_kernels(words)) {
-    return kernels->count_and_merge(raw_words(words), nullptr, nullptr, words.numel(),
-                                    words.device().index());
+    return kernels->count_bits(raw_words(words), nullptr, words.numel(), words.device().index());
   }
   const Tensor bytes = words.contiguous().view(at::kByte).to(at::kInt);
   std::int64_t count = 0;
@@ -71,8 +70,7 @@ inline std::int64_t count_common_bits(const Tensor& a, const Tensor& b) {
     return kernel::overlap(raw_words(a), raw_words(b), a.numel(), aten_parallel());
   }
   if (const CudaTable* kernels = mask_kernels(a)) {
-    return kernels->count_and_merge(raw_words(a), raw_words(b), nullptr, a.numel(),
-                                    a.device().index());
+    return kernels->count_bits(raw_words(a), raw_words(b), a.numel(), a.device().index());
   }
   return count_bits(a.bitwise_and(b));
 }

@@ -15,7 +15,7 @@ namespace alkn::detail {
 
 /// Changes with the layout of the table and of what its functions take; tables of other versions
 /// are passed over.
-inline constexpr int kCudaTableVersion = 3;
+inline constexpr int kCudaTableVersion = 4;
 
 /// Everything runs on LibTorch's current stream of its device, in LibTorch's memory.
 struct CudaTable {
@@ -49,10 +49,9 @@ struct CudaTable {
 
   /// param = start - lambda (param - start), fp32; start on the device or in pinned host memory.
   void (*negate)(float* param, const float* start, std::int64_t size, float lambda, int device);
-  /// How many bits of mask are set, and of those in `other` if there is one; then merged |= mask if
-  /// there is one. Waits for the count.
-  std::int64_t (*count_and_merge)(const std::uint64_t* mask, const std::uint64_t* other,
-                                  std::uint64_t* merged, std::int64_t num_words, int device);
+  /// How many bits of mask are set, and of those in `other` if there is one. Waits for the count.
+  std::int64_t (*count_bits)(const std::uint64_t* mask, const std::uint64_t* other,
+                             std::int64_t num_words, int device);
 
   /// The token log-probability and its gradient, see kernel::TokenRows.
   void (*token_forward)(const kernel::TokenRows& rows, int device);

@@ -22,14 +22,9 @@ class DeviceStep {
   ~DeviceStep();
   DeviceStep(DeviceStep&&) noexcept;
   StepResult run(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args);
-  /// Captures a step in a graph and replays it once.
-  StepResult capture(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
-                     const device::Replay& replay);
-  StepResult replay(StepTensor* tensors, std::int64_t num_tensors);
   /// Takes every other step on another stream.
   void alternate_streams();
   std::uint64_t num_missed() const;
-  int num_launches() const;  ///< kernel nodes of the captured graph
 
  private:
   struct Impl;

@@ -65,7 +65,6 @@ struct DeviceStep::Impl {
   }
   ~Impl() {
     cudaDeviceSynchronize();
-    if (graph != nullptr) cudaGraphExecDestroy(graph);
     for (cudaStream_t stream : streams) cudaStreamDestroy(stream);
   }
 
@@ -116,8 +115,7 @@ struct DeviceStep::Impl {
   device::CudaStep step;
   cudaStream_t streams[2] = {};
   bool alternate = false;
-  int turn = 0, num_kernels = 0;
-  cudaGraphExec_t graph = nullptr;
+  int turn = 0;
   std::vector<StepTensor> views;
   std::map<std::pair<std::size_t, int>, std::unique_ptr<Mirror>> mirrors;
 };
@@ -127,44 +125,12 @@ DeviceStep::~DeviceStep() = default;
 DeviceStep::DeviceStep(DeviceStep&&) noexcept = default;
 void DeviceStep::alternate_streams() { impl_->alternate = true; }
 std::uint64_t DeviceStep::num_missed() const { return impl_->step.num_missed(); }
-int DeviceStep::num_launches() const { return impl_->num_kernels; }
 
 StepResult DeviceStep::run(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
   impl_->up(tensors, num_tensors);
   cudaStream_t stream = impl_->stream();
   impl_->step.enqueue(impl_->views.data(), num_tensors, args, stream);
   return impl_->down(tensors, num_tensors, stream);
-}
-
-StepResult DeviceStep::capture(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
-                               const device::Replay& replay) {
-  cudaStream_t stream = impl_->stream();
-  impl_->up(tensors, num_tensors);
-  impl_->step.enqueue(impl_->views.data(), num_tensors, args, stream);  // what it writes is undone
-  check_cuda(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-  cudaGraph_t captured = nullptr;
-  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-  impl_->step.enqueue(impl_->views.data(), num_tensors, args, stream, &replay);
-  check_cuda(cudaStreamEndCapture(stream, &captured), "cudaStreamEndCapture");
-  std::size_t count = 0;
-  check_cuda(cudaGraphGetNodes(captured, nullptr, &count), "cudaGraphGetNodes");
-  std::vector<cudaGraphNode_t> nodes(count);
-  check_cuda(cudaGraphGetNodes(captured, nodes.data(), &count), "cudaGraphGetNodes");
-  impl_->num_kernels = 0;
-  for (cudaGraphNode_t node : nodes) {
-    cudaGraphNodeType type{};
-    check_cuda(cudaGraphNodeGetType(node, &type), "cudaGraphNodeGetType");
-    impl_->num_kernels += type == cudaGraphNodeTypeKernel ? 1 : 0;
-  }
-  check_cuda(cudaGraphInstantiateWithFlags(&impl_->graph, captured, 0), "cudaGraphInstantiate");
-  check_cuda(cudaGraphDestroy(captured), "cudaGraphDestroy");
-  return this->replay(tensors, num_tensors);
-}
-
-StepResult DeviceStep::replay(StepTensor* tensors, std::int64_t num_tensors) {
-  impl_->up(tensors, num_tensors);
-  check_cuda(cudaGraphLaunch(impl_->graph, impl_->streams[0]), "cudaGraphLaunch");
-  return impl_->down(tensors, num_tensors, impl_->streams[0]);
 }
 
 // --- the kernels beside the step -------------------------------------------------------------
@@ -209,18 +175,15 @@ void device_negate(const device::Negation& negation, bool start_on_host) {
   if (negation.size == 0) return;
   const auto n = static_cast<std::size_t>(negation.size);
   const Mirror param(negation.param, 4 * n), start(negation.start, 4 * n);
-  const Mirror narrow(negation.narrow, negation.narrow != nullptr ? 2 * n : 0);
   device::PinnedArray pinned;
   pinned.reserve(4 * n);
   std::memcpy(pinned.data(), negation.start, 4 * n);
   device::Negation d = negation;
   d.param = param.up<float>();
   d.start = start_on_host ? reinterpret_cast<float*>(pinned.data()) : start.up<float>();
-  if (negation.narrow != nullptr) d.narrow = narrow.up();
   device::negate(d, nullptr);
   check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   param.down();
-  if (negation.narrow != nullptr) narrow.down();
 }
 
 void device_mask(const device::MaskWords& words) {
@@ -231,11 +194,9 @@ void device_mask(const device::MaskWords& words) {
   d.mask = mask.up<std::uint64_t>();
   d.count = count.up<std::uint64_t>();
   if (words.other != nullptr) d.other = other.up<std::uint64_t>();
-  if (words.merged != nullptr) d.merged = static_cast<std::uint64_t*>(other.data());
-  device::count_and_merge(d, nullptr);
+  device::count_bits(d, nullptr);
   check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   count.down();
-  if (words.merged != nullptr) other.down();
 }
 
 std::string device_name() {

@@ -3,7 +3,7 @@
 // ALKN_TEST_ON_DEVICE is defined.
 #pragma once
 
-#include <alkn/kernel/cuda/select.hpp>
+#include <alkn/kernel/cuda/sample.hpp>
 #include <cstdint>
 
 #include "../../kernel/inputs.hpp"
@@ -24,21 +24,12 @@ class EmulatedStep {
   StepResult run(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
     return done(step_.run(tensors, num_tensors, args));
   }
-  StepResult capture(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
-                     const device::Replay& replay) {
-    return done(step_.capture(tensors, num_tensors, args, replay));
-  }
-  StepResult replay(StepTensor* tensors, std::int64_t num_tensors) {
-    return done(step_.replay(tensors, num_tensors));
-  }
   std::uint64_t num_missed = 0;
-  int num_launches = 0;
   static bool histograms_clean() { return true; }  // seen by the steps that follow
 
  private:
   StepResult done(StepResult result) {
     num_missed = result.skipped ? 0 : step_.num_missed();
-    num_launches = step_.num_launches();
     return result;
   }
   DeviceStep step_;

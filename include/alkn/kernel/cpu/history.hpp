@@ -1,12 +1,11 @@
 // What happens to arrays at the ends of a task, on the CPU: the retain gradient is checked at its
-// start, the weights are negated and the masks united at its end.
+// start, the weights are negated and mask bits counted at its end.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <stdexcept>
 #include <vector>
 
 #include <alkn/kernel/parallel.hpp>
@@ -97,35 +96,6 @@ inline void negate(float* param, const float* start, std::int64_t size, float la
   const Kernels& k = kernels();
   detail::for_chunks(size, parallel, [&](std::int64_t begin, std::int64_t count) {
     k.negate(param + begin, start + begin, count, lambda);
-  });
-}
-
-/// The same on the fp32 masters of a 16-bit parameter, which receives the rounded result.
-/// @param param [size] bfloat16 or float16 by `type`, out
-/// @throws std::invalid_argument for DType::float32
-inline void negate(void* param, DType type, float* master, const float* start, std::int64_t size,
-                   float lambda, const ParallelFor& parallel) {
-  if (type == DType::float32) {
-    throw std::invalid_argument("alkn::kernel::negate: expected a 16-bit parameter, got float32");
-  }
-  const Kernels& k = kernels();
-  const auto round = type == DType::bfloat16 ? k.round_bfloat16 : k.round_half;
-  auto* narrow = static_cast<std::uint16_t*>(param);
-  detail::for_chunks(size, parallel, [&](std::int64_t begin, std::int64_t count) {
-    for (std::int64_t i = begin; i < begin + count; i += tuning::kBlock) {
-      const std::int64_t block = std::min(tuning::kBlock, begin + count - i);
-      k.negate(master + i, start + i, block, lambda);
-      round(master + i, narrow + i, block);
-    }
-  });
-}
-
-/// used |= mask, word by word.
-inline void merge_masks(std::uint64_t* used, const std::uint64_t* mask, std::int64_t num_words,
-                        const ParallelFor& parallel) {
-  const Kernels& k = kernels();
-  detail::for_chunks(num_words, parallel, [&](std::int64_t begin, std::int64_t count) {
-    k.merge(used + begin, mask + begin, count);
   });
 }
 

@@ -2,11 +2,8 @@
 // in here.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include <alkn/kernel/chunks.hpp>
@@ -17,6 +14,7 @@
 #include <alkn/kernel/parallel.hpp>
 #include <alkn/kernel/simd/dispatch.hpp>
 #include <alkn/kernel/step.hpp>
+#include <alkn/kernel/step_check.hpp>
 
 namespace alkn::kernel {
 
@@ -41,7 +39,7 @@ class CpuStep {
   /// then
   StepResult run(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
                  const ParallelFor& parallel) {
-    for (std::int64_t t = 0; t < num_tensors; ++t) check(tensors[t], args, t);
+    check_step("CpuStep", tensors, num_tensors, args);
     chunks_.assign(tensors, num_tensors);
     sums_.resize(static_cast<std::size_t>(chunks_.size()));  // also after one that found no memory
     unmasked_.resize(static_cast<std::size_t>(chunks_.size()));
@@ -66,48 +64,9 @@ class CpuStep {
   }
 
  private:
-  static void check(const StepTensor& t, const StepArgs& args, std::int64_t index) {
-    const auto need = [&](bool there, const char* what) {
-      if (there) return;
-      throw std::invalid_argument(std::string("alkn::kernel::CpuStep: expected ") + what +
-                                  ", got null (tensor " + std::to_string(index) + ")");
-    };
-    if (t.size < 0) {
-      throw std::invalid_argument("alkn::kernel::CpuStep: expected a size of at least 0, got " +
-                                  std::to_string(t.size) + " (tensor " + std::to_string(index) +
-                                  ")");
-    }
-    if (t.size == 0) return;
-    if (t.state_type == DType::float16) {
-      throw std::invalid_argument(
-          "alkn::kernel::CpuStep: expected a state of float32 or bfloat16, got float16 (tensor " +
-          std::to_string(index) + ")");
-    }
-    need(t.grad != nullptr, "a gradient");
-    if (args.update == Update::adamw) {
-      need(t.param != nullptr, "a parameter");
-      need(t.type == DType::float32 || t.master != nullptr, "fp32 masters of a 16-bit parameter");
-      need(t.exp_avg != nullptr && t.exp_avg_sq != nullptr, "two moments");
-    } else {
-      need(t.grad_out != nullptr, "grad_out");
-    }
-    if (args.mask != MaskKind::none) need(t.mask != nullptr, "a mask");
-    if (args.mask == MaskKind::localized) {
-      need(t.retain != nullptr, "a retain gradient");
-      need(t.score != nullptr, "a score");
-    }
-  }
-
-  static bool needs_sums(const StepRun& run, const StepArgs& args) {
-    if (args.check_finite || args.max_norm > 0) return true;
-    return args.mask == MaskKind::localized &&
-           std::any_of(run.tensors, run.tensors + run.num_tensors,
-                       [](const StepTensor& t) { return t.used != nullptr; });
-  }
-
   /// Sums of every chunk, added in chunk order: the norm and the clip scale.
   StepResult reduce(const StepRun& run, const StepNumbers& numbers) {
-    if (!needs_sums(run, numbers.args)) return {};
+    if (!needs_sums(run.tensors, run.num_tensors, numbers.args)) return {};
     run.parallel(chunks_.size(), [&](std::int64_t begin, std::int64_t end) {
       const ScratchPool::Lease scratch(pool_);
       CpuWorker worker(run.kernels, numbers, *scratch);

@@ -77,9 +77,7 @@ class CpuThresholds {
     return value;
   }
 
-  static bool learns(const StepTensor& t) {
-    return t.learns_threshold && t.size >= tuning::kMinLocalized;
-  }
+  static bool learns(const StepTensor& t) { return t.learns_threshold && has_threshold(t.size); }
   [[nodiscard]] static ThresholdRule rule(const StepTensor& t, const StepArgs& args) {
     return {t.size, args.unmask_ratio, args.trim_ratio};
   }

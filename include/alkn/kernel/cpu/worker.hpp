@@ -241,7 +241,7 @@ class CpuWorker {
     pass.numbers = score_numbers(t);
     pass.adamw = t.adamw;
     pass.threshold = flushed(t.threshold);  // a saved one may be denormal
-    pass.all_on = t.size < tuning::kMinLocalized;
+    pass.all_on = !has_threshold(t.size);
     pass.freeze = numbers_.args.masked == Masked::freeze;
     pass.ahead = next_;
     const auto at_or_null = [](auto* p, std::int64_t i) { return p != nullptr ? p + i : nullptr; };

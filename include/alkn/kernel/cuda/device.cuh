@@ -15,8 +15,7 @@
 #include <string>
 
 #include <alkn/kernel/cuda/block.hpp>
-#include <alkn/kernel/cuda/tuning_sm80.hpp>
-#include <alkn/kernel/cuda/tuning_sm90.hpp>
+#include <alkn/kernel/cuda/tuning.hpp>
 
 // The kernels' namespace names the architectures that they were compiled for: archs_800_900_0_ ...
 // Inside it everything has internal linkage. So two libraries of one process, built for other
@@ -33,12 +32,6 @@
 namespace alkn::kernel::cuda {
 inline namespace ALKN_CUDA_ARCHS {
 namespace {
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-using Tuning = TuningSm80;
-#else
-using Tuning = TuningSm90;
-#endif
 
 inline void check_cuda(cudaError_t error, const char* call) {
   if (error == cudaSuccess) return;
@@ -149,27 +142,23 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-/// What the launches go by.
+/// How many multiprocessors a device has, by which launches choose their grids.
 struct DeviceNumbers {
   int num_multiprocessors = 1;
-  bool hopper = false;  ///< compute capability 9.0 or later
 
   static DeviceNumbers of_current() {
-    int device = 0, major = 0;
+    int device = 0;
     DeviceNumbers n;
     check_cuda(cudaGetDevice(&device), "cudaGetDevice");
     check_cuda(
         cudaDeviceGetAttribute(&n.num_multiprocessors, cudaDevAttrMultiProcessorCount, device),
         "cudaDeviceGetAttribute");
-    check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-               "cudaDeviceGetAttribute");
-    n.hopper = major >= 9;
     return n;
   }
   /// Blocks of a persistent grid: as many as are resident at once, and no more than there is work.
-  [[nodiscard]] unsigned grid(std::int64_t work, int sm80, int sm90) const {
-    const std::int64_t resident =
-        static_cast<std::int64_t>(num_multiprocessors) * (hopper ? sm90 : sm80);
+  /// @param blocks resident blocks a multiprocessor
+  [[nodiscard]] unsigned grid(std::int64_t work, int blocks) const {
+    const std::int64_t resident = static_cast<std::int64_t>(num_multiprocessors) * blocks;
     return static_cast<unsigned>(std::max<std::int64_t>(1, std::min(work, resident)));
   }
 };

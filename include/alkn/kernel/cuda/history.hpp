@@ -13,8 +13,6 @@ namespace alkn::kernel::cuda {
 /// param = start - lambda (param - start) over `size` elements.
 struct Negation {
   float* param = nullptr;  ///< [size] fp32, the masters of a 16-bit parameter, in place
-  void* narrow = nullptr;  ///< [size] type: receives the rounded result; null: there is none
-  DType type = DType::bfloat16;
   /// [size] fp32. On the device or in pinned host memory: each element is read once, so that a
   /// stream of them over the bus overlaps with what the other threads read and write.
   const float* start = nullptr;
@@ -37,7 +35,6 @@ ALKN_DEVICE inline void negate_kernel(const Block& block, const Negation& n) {
                      element(starts, DType::float32, j));
     }
     store_floats(block, n.param, span, x);
-    if (n.narrow != nullptr) store_rounded(block, n.narrow, n.type, span, x);
   }
 }
 
@@ -49,12 +46,10 @@ ALKN_HOST_DEVICE inline std::uint32_t count_ones(std::uint64_t x) {
 #endif
 }
 
-/// Words of masks: how many bits of `mask` are set, and of those in `other` if there is one; then
-/// merged |= mask if there is one, which may be `other`.
+/// Words of masks: how many bits of `mask` are set, and of those in `other` if there is one.
 struct MaskWords {
   const std::uint64_t* mask = nullptr;   ///< [num_words]
   const std::uint64_t* other = nullptr;  ///< [num_words] or null
-  std::uint64_t* merged = nullptr;       ///< [num_words] or null
   std::int64_t num_words = 0;
   std::uint64_t* count = nullptr;  ///< added to
 };
@@ -75,7 +70,6 @@ ALKN_DEVICE inline void mask_kernel(const Block& block, MaskShared& shared, cons
     for (std::int64_t i = begin + block.thread(); i < end; i += block.num_threads()) {
       const std::uint64_t mask = block.load(w.mask + i);
       count += count_ones(w.other != nullptr ? mask & block.load(w.other + i) : mask);
-      if (w.merged != nullptr) block.store(w.merged + i, block.load(w.merged + i) | mask);
     }
     block.sum_shared(&shared.count, count);
     block.sync();

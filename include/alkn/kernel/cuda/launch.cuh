@@ -1,5 +1,4 @@
-// The kernels of a step as CUDA sees them, and the class that launches them. Compiled by nvcc
-// alone; no LibTorch.
+// The class that launches the kernels of a step. Compiled by nvcc alone; no LibTorch.
 #pragma once
 
 #include <alkn/kernel/cuda/device.cuh>
@@ -12,65 +11,14 @@
 #include <string>
 #include <vector>
 
-#include <alkn/kernel/cuda/norm.hpp>
 #include <alkn/kernel/cuda/places.hpp>
 #include <alkn/kernel/cuda/plan.hpp>
-#include <alkn/kernel/cuda/score.hpp>
-#include <alkn/kernel/cuda/select.hpp>
-#include <alkn/kernel/cuda/update.hpp>
+#include <alkn/kernel/cuda/step_kernels.cuh>
 #include <alkn/kernel/step.hpp>
 
 namespace alkn::kernel::cuda {
 inline namespace ALKN_CUDA_ARCHS {
 namespace {
-
-// --- kernels ---------------------------------------------------------------------------------
-
-__global__ void __launch_bounds__(tuning::kNormThreads, Tuning::kNormBlocks)
-    norm_launch(Table table) {
-  __shared__ NormShared shared;
-  norm_kernel(Block(), shared, table);
-}
-__global__ void __launch_bounds__(tuning::kNormThreads) combine_launch(Table table) {
-  __shared__ NormShared shared;
-  combine_kernel(Block(), shared, table);
-}
-__global__ void __launch_bounds__(Tuning::kThreads, Tuning::kTensorBlocks)
-    sample_launch(Table table) {
-  __shared__ SampleShared shared;
-  sample_kernel(Block(), shared, table);
-}
-__global__ void __launch_bounds__(Tuning::kThreads, Tuning::kScoreBlocks)
-    score_launch(Table table) {
-  __shared__ ScoreShared shared;
-  score_kernel(Block(), shared, table);
-}
-__global__ void __launch_bounds__(Tuning::kThreads, Tuning::kTensorBlocks)
-    select_launch(Table table) {
-  __shared__ DigitShared shared;
-  select_kernel(Block(), shared, table);
-}
-__global__ void __launch_bounds__(Tuning::kThreads, Tuning::kScoreBlocks)
-    radix_launch(Table table, int pass) {
-  __shared__ RadixShared shared;
-  radix_kernel(Block(), shared, table, pass);
-}
-template <MaskKind kMask, bool kAdamW>
-__global__ void __launch_bounds__(Tuning::kThreads, Tuning::kUpdateBlocks)
-    update_launch(Table table) {
-  __shared__ UpdateShared shared;
-  update_kernel<kMask, kAdamW>(Block(), shared, table);
-}
-
-// --- host ------------------------------------------------------------------------------------
-
-/// Whether the running device has kernels in this program.
-inline bool has_kernels() {
-  cudaFuncAttributes attributes;
-  const bool there = cudaFuncGetAttributes(&attributes, norm_launch) == cudaSuccess;
-  if (!there) static_cast<void>(cudaGetLastError());
-  return there;
-}
 
 /// Where a pointer points: a device's number, or kHostPlace.
 inline int place_of(const void* p) {
@@ -89,8 +37,7 @@ inline int place_of(const void* p) {
 /// enqueue() puts one copy and at most eight kernels on the stream and waits for nothing on the
 /// device; with the tensors' sizes of an earlier step it allocates nothing. Results stay on the
 /// device until fetch() asks for them. The stream may change from step to step: the next one waits
-/// for the last. In a stream that is being captured enqueue() becomes a part of the graph; see
-/// Replay.
+/// for the last. A CUDA graph has capture() and prepare().
 class CudaStep {
  public:
   explicit CudaStep(const Memory& memory)
@@ -105,27 +52,21 @@ class CudaStep {
   CudaStep(const CudaStep&) = delete;
   CudaStep& operator=(const CudaStep&) = delete;
 
-  /// @param replay needed where the stream is being captured: what the replays go on from. A replay
-  ///   counts the steps since, learns thresholds when they are due and moves rho; a step that the
-  ///   host enqueues in between starts the count again.
-  /// @throws std::invalid_argument for a missing pointer or one to another place than this device,
-  ///   and, in a capture, for parameters that are elsewhere than in the last one;
-  ///   std::runtime_error for an error of CUDA and for a capture without a step before it
+  /// @throws std::invalid_argument for a missing pointer or one to another place than this device;
+  ///   std::runtime_error for an error of CUDA and in a stream that is being captured
   void enqueue(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
-               cudaStream_t stream, const Replay* replay = nullptr) {
-    const bool capturing = is_capturing(stream);
-    if (!capturing) {
-      check_places(tensors, num_tensors, args, current_device(), place_of, known_);
-      assign(tensors, num_tensors, args);
-      follow(stream);
-      if (stale_sizes_) grow(stream);
-    } else {
-      check_capture(tensors, num_tensors, args, replay);
-      assign_captured(tensors, num_tensors, args, replay);
+               cudaStream_t stream) {
+    if (is_capturing(stream)) {
+      throw std::runtime_error(
+          "alkn::kernel::CudaStep: expected capture() in a stream that is being captured, got "
+          "enqueue()");
     }
-    upload(stream, capturing);
+    assign(tensors, num_tensors, args);
+    follow(stream);
+    if (stale_sizes_) grow(stream);
+    upload(stream);
     launch(stream, plan_.kernels());
-    if (!capturing) done_.record(stream);
+    done_.record(stream);
   }
 
   // A step whose norm is of all `all`, each on its device, which is the current one: first
@@ -136,14 +77,13 @@ class CudaStep {
   /// @throws as enqueue()
   void enqueue_sums(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
                     int device, int num_devices, cudaStream_t stream) {
-    check_places(tensors, num_tensors, args, current_device(), place_of, known_);
     assign(tensors, num_tensors, args);
     plan_.share(device, num_devices);
     follow(stream);
     if (stale_sizes_) grow(stream);
     squares_.reserve(static_cast<std::size_t>(num_devices) * sizeof(double), false, stream);
     device_ = current_device();
-    upload(stream, false);
+    upload(stream);
     launch_norm(stream);
     summed_.record(stream);
   }
@@ -172,7 +112,12 @@ class CudaStep {
   /// @throws std::runtime_error without a step over the same tensors before it
   void capture(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
                cudaStream_t stream) {
-    assign_captured(tensors, num_tensors, args, nullptr);
+    assign(tensors, num_tensors, args, false);
+    if (stale_chunks_ || stale_sizes_) {
+      throw std::runtime_error(
+          "alkn::kernel::CudaStep: expected a step over the same tensors before the capture of a "
+          "graph, got none");
+    }
     graph_ = std::make_unique<Kernels>(plan_.all_kernels());
     launch(stream, *graph_);
   }
@@ -181,11 +126,10 @@ class CudaStep {
   /// @throws as enqueue(), and std::runtime_error where the captured graph cannot take this step
   void prepare(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
                cudaStream_t stream) {
-    check_places(tensors, num_tensors, args, current_device(), place_of, known_);
     assign(tensors, num_tensors, args);
     plan_.check_prepared(graph_.get(), stale_sizes_);
     follow(stream);
-    upload(stream, false);
+    upload(stream);
     replays_ = true;
   }
   /// Of the last step.
@@ -202,13 +146,9 @@ class CudaStep {
     const std::size_t bytes = sizeof(TensorState) * num_tensors;
     if (results_.bytes() < sizeof(Control) + bytes) fetched_.synchronize();
     results_.reserve(sizeof(Control) + bytes);
-    check_cuda(cudaMemcpyAsync(results_.data(), control_.get<Control>(), sizeof(Control),
-                               cudaMemcpyDeviceToHost, stream),
-               "cudaMemcpyAsync");
+    copy(results_.data(), control_.get<Control>(), sizeof(Control), stream);
     if (bytes > 0) {
-      check_cuda(cudaMemcpyAsync(results_.data() + sizeof(Control), states_.get<TensorState>(),
-                                 bytes, cudaMemcpyDeviceToHost, stream),
-                 "cudaMemcpyAsync");
+      copy(results_.data() + sizeof(Control), states_.get<TensorState>(), bytes, stream);
     }
     fetched_.record(stream);
   }
@@ -243,12 +183,6 @@ class CudaStep {
     return control.num_missed;
   }
 
-  /// Captured graphs are not replayed any more: parameters may move, and their memory is free.
-  void forget_captures() {
-    captures_.clear();
-    captured_.clear();
-  }
-
  private:
   /// A place in pinned memory for what a step copies; the host fills one while the other is on its
   /// way.
@@ -263,36 +197,14 @@ class CudaStep {
     return device;
   }
 
+  /// Takes the step's arguments.
+  /// @param asks whether CUDA is asked where the pointers point, not while a stream is captured
   void assign(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
-              const Replay* replay = nullptr) {
-    const PlanChange change = plan_.assign(tensors, num_tensors, args, replay);
+              bool asks = true) {
+    if (asks) check_places(tensors, num_tensors, args, current_device(), place_of, known_);
+    const PlanChange change = plan_.assign(tensors, num_tensors, args);
     stale_chunks_ = stale_chunks_ || change.chunks;
     stale_sizes_ = stale_sizes_ || change.sizes;
-  }
-  /// Of a step that is being captured: no array may grow or change there.
-  void assign_captured(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
-                       const Replay* replay) {
-    assign(tensors, num_tensors, args, replay);
-    if (stale_chunks_ || stale_sizes_) {
-      throw std::runtime_error(
-          "alkn::kernel::CudaStep: expected a step over the same tensors before the capture of a "
-          "graph, got none");
-    }
-  }
-
-  void check_capture(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
-                     const Replay* replay) {
-    if (replay == nullptr) {
-      throw std::invalid_argument(
-          "alkn::kernel::CudaStep: expected a Replay for a step in a stream that is being "
-          "captured, got none");
-    }
-    check_captured(tensors, num_tensors, args, captured_);
-    if (!spare_ || spare_->bytes() < input_bytes(num_tensors)) {
-      throw std::runtime_error(
-          "alkn::kernel::CudaStep: expected a step outside the capture between two captures, got "
-          "none");
-    }
   }
 
   /// The work of the last step comes first, whatever stream it is on.
@@ -334,39 +246,29 @@ class CudaStep {
     stale_sizes_ = false;
   }
 
-  void upload(cudaStream_t stream, bool capturing) {
+  void upload(cudaStream_t stream) {
     const std::size_t bytes = input_bytes(plan_.header().num_tensors);
-    if (capturing) {  // a captured copy reads its place anew at every replay: nobody else's
-      captures_.push_back(std::move(spare_));
-      copy_inputs(*captures_.back(), bytes, stream);
-      return;
-    }
-    if (!spare_) spare_ = std::make_unique<PinnedArray>();
-    spare_->reserve(bytes);
     Slot& slot = slots_[next_slot_];
     next_slot_ = 1 - next_slot_;
     slot.copied.synchronize();  // of the step before the last: long done
     const std::size_t chunk_bytes = stale_chunks_ ? plan_.chunks().size() * sizeof(Chunk) : 0;
     slot.memory.reserve(bytes + chunk_bytes);
-    copy_inputs(slot.memory, bytes, stream);
+    std::memcpy(slot.memory.data(), &plan_.header(), sizeof(Header));
+    if (bytes > sizeof(Header)) {
+      std::memcpy(slot.memory.data() + sizeof(Header), plan_.tensors().data(),
+                  bytes - sizeof(Header));
+    }
+    copy(inputs_.get<char>(), slot.memory.data(), bytes, stream);
     if (chunk_bytes > 0) {
       std::memcpy(slot.memory.data() + bytes, plan_.chunks().data(), chunk_bytes);
-      check_cuda(cudaMemcpyAsync(chunks_.get<Chunk>(), slot.memory.data() + bytes, chunk_bytes,
-                                 cudaMemcpyHostToDevice, stream),
-                 "cudaMemcpyAsync");
+      copy(chunks_.get<Chunk>(), slot.memory.data() + bytes, chunk_bytes, stream);
     }
     stale_chunks_ = false;
     slot.copied.record(stream);
   }
 
-  void copy_inputs(const PinnedArray& from, std::size_t bytes, cudaStream_t stream) {
-    std::memcpy(from.data(), &plan_.header(), sizeof(Header));
-    if (bytes > sizeof(Header)) {
-      std::memcpy(from.data() + sizeof(Header), plan_.tensors().data(), bytes - sizeof(Header));
-    }
-    check_cuda(
-        cudaMemcpyAsync(inputs_.get<char>(), from.data(), bytes, cudaMemcpyHostToDevice, stream),
-        "cudaMemcpyAsync");
+  static void copy(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
+    check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
   }
 
   [[nodiscard]] Table table() const {
@@ -387,8 +289,7 @@ class CudaStep {
   }
 
   void launch_norm(cudaStream_t stream) {
-    const unsigned blocks =
-        numbers_.grid(plan_.header().num_chunks, TuningSm80::kNormBlocks, TuningSm90::kNormBlocks);
+    const unsigned blocks = numbers_.grid(plan_.header().num_chunks, tuning::kNormBlocks);
     norm_launch<<<blocks, tuning::kNormThreads, 0, stream>>>(table());
   }
 
@@ -396,48 +297,28 @@ class CudaStep {
     const std::int64_t num_tensors = plan_.header().num_tensors;
     const std::int64_t num_chunks = plan_.header().num_chunks;
     const Table table = this->table();
-    const int threads = numbers_.hopper ? TuningSm90::kThreads : TuningSm80::kThreads;
-    const auto grid = [&](std::int64_t work, int sm80, int sm90) {
-      return numbers_.grid(work, sm80, sm90);
-    };
+    constexpr int kThreads = tuning::kThreads;
     const std::int64_t num_units = num_chunks * tuning::kUnits;
     if (kernels.selects) {
-      const unsigned of_tensors =
-          grid(num_tensors, TuningSm80::kTensorBlocks, TuningSm90::kTensorBlocks);
-      const unsigned of_units = grid(num_units, TuningSm80::kScoreBlocks, TuningSm90::kScoreBlocks);
-      const unsigned of_chunks =
-          grid(num_chunks, TuningSm80::kScoreBlocks, TuningSm90::kScoreBlocks);
-      sample_launch<<<of_tensors, threads, 0, stream>>>(table);
-      score_launch<<<of_units, threads, 0, stream>>>(table);
-      select_launch<<<of_tensors, threads, 0, stream>>>(table);
+      const unsigned of_tensors = numbers_.grid(num_tensors, tuning::kTensorBlocks);
+      const unsigned of_units = numbers_.grid(num_units, tuning::kScoreBlocks);
+      const unsigned of_chunks = numbers_.grid(num_chunks, tuning::kScoreBlocks);
+      sample_launch<<<of_tensors, kThreads, 0, stream>>>(table);
+      score_launch<<<of_units, kThreads, 0, stream>>>(table);
+      select_launch<<<of_tensors, kThreads, 0, stream>>>(table);
       for (int pass = 0; pass < 3; ++pass) {
-        radix_launch<<<of_chunks, threads, 0, stream>>>(table, pass);
+        radix_launch<<<of_chunks, kThreads, 0, stream>>>(table, pass);
       }
     }
-    const unsigned of_units = grid(num_units, TuningSm80::kUpdateBlocks, TuningSm90::kUpdateBlocks);
+    const unsigned of_units = numbers_.grid(num_units, tuning::kUpdateBlocks);
     const auto kernel = update_kernel_of(kernels);
-    kernel<<<of_units, threads, 0, stream>>>(table);
+    kernel<<<of_units, kThreads, 0, stream>>>(table);
     check_cuda(cudaGetLastError(), "the launch of a step");
-  }
-
-  using UpdateLaunch = void (*)(Table);
-  static UpdateLaunch update_kernel_of(const Kernels& kernels) {
-    const bool adamw = kernels.update == Update::adamw;
-    switch (kernels.mask) {
-      case MaskKind::none:
-        return adamw ? update_launch<MaskKind::none, true> : update_launch<MaskKind::none, false>;
-      case MaskKind::given:
-        return adamw ? update_launch<MaskKind::given, true> : update_launch<MaskKind::given, false>;
-      default:
-        return adamw ? update_launch<MaskKind::localized, true>
-                     : update_launch<MaskKind::localized, false>;
-    }
   }
 
   Plan plan_;
   bool stale_chunks_ = true, stale_sizes_ = true;  ///< on the device, against the plan
   KnownPlaces known_;
-  CapturedPlaces captured_;
   DeviceNumbers numbers_;
   cudaStream_t stream_ = nullptr;
   bool has_stream_ = false;
@@ -448,8 +329,6 @@ class CudaStep {
   DeviceArray inputs_, chunks_, control_, states_, sums_, candidates_, histograms_, squares_;
   Slot slots_[2];
   int next_slot_ = 0;
-  std::unique_ptr<PinnedArray> spare_;  ///< for the next capture: nothing may be allocated then
-  std::vector<std::unique_ptr<PinnedArray>> captures_;
   PinnedArray results_;
 };
 

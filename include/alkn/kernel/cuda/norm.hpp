@@ -21,7 +21,6 @@ struct NormShared {
   double lanes[3][tuning::kSumLanes];
   double staged[tuning::kNormThreads * tuning::kFinishLoads];
   std::uint32_t last;
-  std::uint64_t taken;
 };
 
 /// The accumulators of one thread.
@@ -102,31 +101,16 @@ ALKN_DEVICE inline double sum_in_order(const Block& block, const double* values,
   return sum;
 }
 
-/// What the norm says of the whole step, and where the step stands.
+/// What the norm says of the whole step.
 ALKN_DEVICE inline void set_control(Control& control, const Header& header, double norm) {
-  const StepArgs& args = header.args;
-  const StepSchedule& schedule = header.schedule;
   const bool skip = !(norm <= std::numeric_limits<double>::max());
   control.grad_norm = norm;
-  control.clip_scale = skip ? 1.0 : clip_scale(norm, args.max_norm);
+  control.clip_scale = skip ? 1.0 : clip_scale(norm, header.args.max_norm);
   control.scale = flushed_float(control.clip_scale);
   control.skip = skip ? 1 : 0;
   control.num_missed = 0;
   control.blocks_done = 0;
   control.step += 1;
-  control.due = args.threshold_due ? 1 : 0;
-  control.unmask_ratio = args.unmask_ratio;
-  if (!header.follows) {
-    control.replays = control.taken = 0;
-    return;
-  }
-  const std::int64_t done = schedule.done + static_cast<std::int64_t>(control.replays);
-  control.due = args.threshold_due && done % schedule.threshold_every == 0 ? 1 : 0;
-  if (schedule.announced > 0) {
-    control.unmask_ratio = unmask_ratio_after(schedule.unmask_ratio, done, schedule.announced);
-  }
-  control.replays += 1;
-  control.taken += skip ? 0 : 1;
 }
 
 /// The sum of g^2 over all chunks, for thread 0.
@@ -164,7 +148,6 @@ ALKN_DEVICE inline void finish_step(const Block& block, NormShared& shared, cons
     set_control(*table.control, header, ::sqrt(squares));
     shared.staged[0] = table.control->clip_scale;
     shared.last = table.control->skip;
-    shared.taken = table.control->taken;
   }
   block.sync();
   if (shared.last != 0) return;
@@ -173,12 +156,7 @@ ALKN_DEVICE inline void finish_step(const Block& block, NormShared& shared, cons
     const Tensor& tensor = table.tensors[k];
     TensorState& state = table.states[k];
     state.num_unmasked = 0;
-    if (shared.taken <= 1) state.threshold = tensor.t.threshold;  // a later replay keeps its own
-    if (header.follows) {
-      const auto before = static_cast<std::int64_t>(shared.taken) - 1;
-      state.adamw = adamw_numbers(tensor.schedule, tensor.schedule.step + before);
-      state.rounding_seed = rounding_seed(k, tensor.schedule.step + before);
-    }
+    state.threshold = tensor.t.threshold;
     state.deviation = 0;
     if (args.mask != MaskKind::localized || tensor.t.used == nullptr) continue;
     const double* sums = table.sums + header.num_chunks + tensor.first_chunk;

@@ -63,28 +63,4 @@ void check_places(const StepTensor* tensors, std::int64_t num_tensors, const Ste
   }
 }
 
-/// Where the arrays were that captured graphs write to: all but gradients.
-using CapturedPlaces = std::vector<const void*>;
-
-/// Throws std::invalid_argument where an array is elsewhere than in the last capture: that graph
-/// would still write to the old place.
-inline void check_captured(const StepTensor* tensors, std::int64_t num_tensors,
-                           const StepArgs& args, CapturedPlaces& captured) {
-  CapturedPlaces now;
-  std::size_t i = 0;
-  for (std::int64_t t = 0; t < num_tensors; ++t) {
-    for_arrays(tensors[t], args, [&](const char* name, const void* p) {
-      const bool moves = p == tensors[t].grad || p == tensors[t].grad_out;
-      now.push_back(moves ? nullptr : p);
-      const std::size_t at = i++;
-      if (at >= captured.size() || captured[at] == now.back()) return;
-      throw std::invalid_argument(
-          std::string("alkn::kernel::CudaStep: expected the ") + name +
-          " where the last captured graph has it, got another place (tensor " + std::to_string(t) +
-          "); call forget_captures() once no captured graph will be replayed");
-    });
-  }
-  captured = now;
-}
-
 }  // namespace alkn::kernel::cuda

@@ -11,7 +11,9 @@
 
 #include <alkn/kernel/chunks.hpp>
 #include <alkn/kernel/cuda/table.hpp>
+#include <alkn/kernel/math.hpp>
 #include <alkn/kernel/step.hpp>
+#include <alkn/kernel/step_check.hpp>
 
 namespace alkn::kernel::cuda {
 
@@ -39,24 +41,15 @@ struct Kernels {
   }
 };
 
-/// What a captured step needs to go on by itself when it is replayed.
-struct Replay {
-  const AdamWSchedule* tensors = nullptr;  ///< [num_tensors]
-  StepSchedule step;
-};
-
 /// Describes steps over a list of tensors. Allocates nothing where sizes are those of earlier
 /// steps, and asks for no larger array where thresholds are due again.
 class Plan {
  public:
   /// Takes the step's arguments.
-  /// @param replay of a step that is captured in a graph, else null
-  /// @throws std::invalid_argument if a pointer is missing that the step needs, and for a capture
-  /// without schedules; nothing has changed then
-  PlanChange assign(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
-                    const Replay* replay = nullptr) {
-    for (std::int64_t t = 0; t < num_tensors; ++t) check(tensors[t], args, t);
-    check_replay(args, replay);
+  /// @throws std::invalid_argument if a pointer is missing that the step needs; nothing has changed
+  /// then
+  PlanChange assign(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
+    check_step("CudaStep", tensors, num_tensors, args);
     PlanChange change;
     try {  // what it allocates
       tensors_.resize(static_cast<std::size_t>(num_tensors));
@@ -71,13 +64,9 @@ class Plan {
     header_.num_chunks = list_.size();
     header_.sums = needs_sums(tensors, num_tensors, args);
     share(0, 1);
-    header_.follows = replay != nullptr;
-    header_.schedule = replay != nullptr ? replay->step : StepSchedule();
     used_ = {num_tensors, list_.size(), 0, 0};
     for (std::int64_t t = 0; t < num_tensors; ++t) {
-      Tensor& tensor = tensors_[static_cast<std::size_t>(t)];
-      fill(tensor, tensors[t], t);
-      if (replay != nullptr && replay->tensors != nullptr) tensor.schedule = replay->tensors[t];
+      fill(tensors_[static_cast<std::size_t>(t)], tensors[t], t);
     }
     change.sizes = grow(sizes_.num_tensors, used_.num_tensors);
     change.sizes = grow(sizes_.num_chunks, used_.num_chunks) || change.sizes;
@@ -118,66 +107,10 @@ class Plan {
   }
 
  private:
-  static void check(const StepTensor& t, const StepArgs& args, std::int64_t index) {
-    const auto need = [&](bool there, const char* what) {
-      if (there) return;
-      throw std::invalid_argument(std::string("alkn::kernel::CudaStep: expected ") + what +
-                                  ", got null (tensor " + std::to_string(index) + ")");
-    };
-    if (t.size < 0) {
-      throw std::invalid_argument("alkn::kernel::CudaStep: expected a size of at least 0, got " +
-                                  std::to_string(t.size) + " (tensor " + std::to_string(index) +
-                                  ")");
-    }
-    if (t.size == 0) return;
-    if (t.state_type == DType::float16) {
-      throw std::invalid_argument(
-          "alkn::kernel::CudaStep: expected a state of float32 or bfloat16, got float16 (tensor " +
-          std::to_string(index) + ")");
-    }
-    need(t.grad != nullptr, "a gradient");
-    if (args.update == Update::adamw) {
-      need(t.param != nullptr, "a parameter");
-      need(t.type == DType::float32 || t.master != nullptr, "fp32 masters of a 16-bit parameter");
-      need(t.exp_avg != nullptr && t.exp_avg_sq != nullptr, "two moments");
-    } else {
-      need(t.grad_out != nullptr, "grad_out");
-    }
-    if (args.mask != MaskKind::none) need(t.mask != nullptr, "a mask");
-    if (args.mask == MaskKind::localized) {
-      need(t.retain != nullptr, "a retain gradient");
-      need(t.score != nullptr, "a score");
-    }
-  }
-
-  static void check_replay(const StepArgs& args, const Replay* replay) {
-    if (replay == nullptr) return;
-    if (args.update == Update::adamw && replay->tensors == nullptr) {
-      throw std::invalid_argument(
-          "alkn::kernel::CudaStep: expected AdamW's schedules for a step that is captured, got "
-          "none");
-    }
-    if (replay->step.threshold_every < 1 || replay->step.announced < 0 || replay->step.done < 0) {
-      throw std::invalid_argument(
-          "alkn::kernel::CudaStep: expected threshold_every >= 1, announced >= 0 and done >= 0 of "
-          "a step that is captured, got " +
-          std::to_string(replay->step.threshold_every) + ", " +
-          std::to_string(replay->step.announced) + " and " + std::to_string(replay->step.done));
-    }
-  }
-
   static bool grow(std::int64_t& size, std::int64_t wanted) {
     if (wanted <= size) return false;
     size = wanted;
     return true;
-  }
-
-  static bool needs_sums(const StepTensor* tensors, std::int64_t num_tensors,
-                         const StepArgs& args) {
-    if (args.check_finite || args.max_norm > 0) return true;
-    return args.mask == MaskKind::localized &&
-           std::any_of(tensors, tensors + num_tensors,
-                       [](const StepTensor& t) { return t.used != nullptr; });
   }
 
   void list_chunks() {
@@ -194,7 +127,7 @@ class Plan {
     tensor.way = Way::given;
     const StepArgs& args = header_.args;
     const bool learns = args.mask == MaskKind::localized && args.threshold_due &&
-                        t.learns_threshold && t.size >= tuning::kMinLocalized;
+                        t.learns_threshold && has_threshold(t.size);
     if (learns) tensor.way = t.size <= tuning::kSample ? Way::direct : Way::bracketed;
     if (tensor.way != Way::bracketed) return;
     tensor.capacity = t.size / tuning::kCandidatePart + tuning::kCandidateMin;

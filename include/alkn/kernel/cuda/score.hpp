@@ -7,10 +7,35 @@
 #include <alkn/kernel/cuda/access.hpp>
 #include <alkn/kernel/cuda/block.hpp>
 #include <alkn/kernel/cuda/math.hpp>
-#include <alkn/kernel/cuda/select.hpp>
 #include <alkn/kernel/cuda/table.hpp>
 
 namespace alkn::kernel::cuda {
+
+/// What the scores of a tensor grow by in this step.
+ALKN_DEVICE inline ScoreLanes score_numbers(const Header& header, float scale, const StepTensor& t,
+                                            float deviation) {
+  ScoreNumbers n;
+  n.scale = scale;
+  n.absolute = header.args.score == ScoreKind::ratio;
+  n.alignment = n.absolute ? 1.0F : header.args.alignment;
+  n.penalty = t.used != nullptr ? penalty_of(deviation, header.args.penalty) : 0.0F;
+  return score_lanes(n);
+}
+
+/// The random bits of the element with this number, by the lanes of number 0.
+ALKN_DEVICE inline U random_bits(const RoundingLanes& zero, U number) {
+  return random_bits(RoundingLanes{zero.weyl + number * kWeyl, zero.second});
+}
+
+/// What rounds the compact state of elements that share a rounding block.
+ALKN_DEVICE inline RoundingLanes rounding_of(const Tensor& tensor, std::int64_t element) {
+  static_assert(kRoundingBlock % tuning::kChunk == 0, "one key a chunk");
+  return rounding_lanes(rounding_key(tensor.t.rounding_seed, element), 0U);
+}
+/// The number of an element in its rounding block.
+ALKN_DEVICE inline U number_of(std::int64_t element) {
+  return static_cast<U>(element % kRoundingBlock);
+}
 
 /// Counts and candidates of one bracket in one unit of work.
 struct Stage {
@@ -79,7 +104,7 @@ ALKN_DEVICE inline void score_unit(const Block& block, ScoreShared& shared, cons
   const StepTensor& t = tensor.t;
   const ScoreLanes c = score_numbers(*table.header, table.control->scale, t, state.deviation);
   const bool compact = t.state_type != DType::float32;
-  const RoundingLanes rounding = rounding_of(table, tensor, state, begin);
+  const RoundingLanes rounding = rounding_of(tensor, begin);
   if (block.thread() < 2) {
     Stage& stage = shared.stages[block.thread()];
     stage.inside = stage.above = stage.equal_b = stage.equal_a = 0;
@@ -142,7 +167,7 @@ ALKN_DEVICE inline void score_kernel(const Block& block, ScoreShared& shared, co
     Chunk unit;
     if (!find_unit(table, u, unit)) continue;
     const Tensor& tensor = table.tensors[unit.tensor];
-    if (way_of(*table.control, tensor) != Way::bracketed) continue;
+    if (tensor.way != Way::bracketed) continue;
     score_unit(block, shared, table, tensor, table.states[unit.tensor], unit.begin,
                unit.begin + unit.size);
   }

@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include <alkn/kernel/cuda/tuning.hpp>
-#include <alkn/kernel/schedule.hpp>
 #include <alkn/kernel/step.hpp>
 
 namespace alkn::kernel::cuda {
@@ -15,11 +14,7 @@ struct Header {
   StepArgs args;
   std::int64_t num_tensors = 0;
   std::int64_t num_chunks = 0;
-  bool sums = true;  ///< the step needs the sums over all gradients
-  /// A graph that is replayed: the host describes the first step, and every replay goes on from the
-  /// last by what the device has counted. False: the numbers are `args` and `StepTensor::adamw`.
-  bool follows = false;
-  StepSchedule schedule;
+  bool sums = true;     ///< the step needs the sums over all gradients
   int num_devices = 1;  ///< whose gradients the norm is of
   int device = 0;       ///< this one's number among them
 };
@@ -34,7 +29,6 @@ enum class Way : std::uint8_t {
 struct Tensor {
   StepTensor t;
   Way way = Way::given;
-  AdamWSchedule schedule;  ///< Header::follows only
   std::int64_t first_chunk = 0, num_chunks = 0;
   std::int64_t candidates = 0,
                capacity = 0;   ///< bracketed: capacity keys for each of two brackets, from there on
@@ -63,8 +57,6 @@ struct TensorState {
   std::uint64_t num_unmasked = 0;
   float threshold = 0;
   float deviation = 0;
-  AdamWNumbers adamw;               ///< of this step; Header::follows only
-  std::uint64_t rounding_seed = 0;  ///< the same
 };
 
 /// What the kernels keep of the step.
@@ -72,19 +64,10 @@ struct Control {
   double grad_norm = 0, clip_scale = 1;
   float scale = 1;
   std::uint32_t skip = 0;
-  std::uint32_t due = 0;          ///< thresholds are learned in this step
-  double unmask_ratio = 0;        ///< rho in force
   std::uint64_t num_missed = 0;   ///< tensors that need the radix passes
   std::uint64_t blocks_done = 0;  ///< of the norm kernel
   std::uint64_t step = 0;         ///< steps begun; varies the sample
-  std::uint64_t replays = 0;      ///< replays since the last step that the host described
-  std::uint64_t taken = 0;        ///< of those, how many were not skipped
 };
-
-/// How a tensor gets its threshold in the step that runs.
-ALKN_HOST_DEVICE inline Way way_of(const Control& control, const Tensor& tensor) {
-  return control.due != 0 ? tensor.way : Way::given;
-}
 
 /// The argument of every kernel.
 struct Table {

@@ -1,5 +1,6 @@
-// The shape of the CUDA kernels' work that does not depend on the architecture; the rest is in
-// tuning_sm80.hpp and tuning_sm90.hpp. None of these numbers changes a result.
+// The shape of the CUDA kernels' work. None of these numbers changes a result. Launch numbers were
+// chosen by counting registers and bytes in flight, not by measurement, and serve all
+// architectures.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +17,15 @@ inline constexpr int kNormThreads = static_cast<int>(kSumLanes / 4);
 inline constexpr int kNormRows = 4;
 /// Chunk sums that each thread of the norm's last block loads at a time.
 inline constexpr int kFinishLoads = 8;
-/// Threads of all other kernels' blocks at most, and elements that a thread loads at once.
-inline constexpr int kMaxThreads = 256;
-inline constexpr int kItems = 4;
+/// Threads of all other kernels' blocks.
+inline constexpr int kThreads = 256;
+/// Resident blocks a multiprocessor: of the norm (one warp each), of the update, of score and
+/// radix, of sample and select (one block a tensor), of the token log-probability and its gradient.
+inline constexpr int kNormBlocks = 24;
+inline constexpr int kUpdateBlocks = 4;
+inline constexpr int kScoreBlocks = 4;
+inline constexpr int kTensorBlocks = 2;
+inline constexpr int kTokenBlocks = 4;
 /// Elements that one block of score and update handles before it takes the next; divides kChunk.
 inline constexpr std::int64_t kUnit = 16384;
 inline constexpr std::int64_t kUnits = kChunk / kUnit;

@@ -31,12 +31,12 @@ ALKN_DEVICE inline UpdateNumbers update_numbers(const Table& table, const Tensor
                                                 const TensorState& state, std::int64_t begin) {
   const StepArgs& args = table.header->args;
   return {score_numbers(*table.header, table.control->scale, tensor.t, state.deviation),
-          adamw_lanes(table.header->follows ? state.adamw : tensor.t.adamw),
+          adamw_lanes(tensor.t.adamw),
           flushed(state.threshold),
-          way_of(*table.control, tensor) != Way::bracketed,
-          tensor.t.size < tuning::kMinLocalized,
+          tensor.way != Way::bracketed,
+          !has_threshold(tensor.t.size),
           args.masked == Masked::freeze,
-          rounding_of(table, tensor, state, begin)};
+          rounding_of(tensor, begin)};
 }
 
 /// The arrays that a thread has loaded four elements of.

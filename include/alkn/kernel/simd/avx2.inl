@@ -88,13 +88,6 @@ ALKN_INLINE void store_upper(std::uint16_t* p, U x) {
       _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
 }
 
-inline constexpr int kMaskWords = 4;
-ALKN_INLINE void merge_words(std::uint64_t* used, const std::uint64_t* mask) {
-  const auto* more = reinterpret_cast<const __m256i*>(mask);
-  auto* both = reinterpret_cast<__m256i*>(used);
-  _mm256_storeu_si256(both, _mm256_or_si256(_mm256_loadu_si256(both), _mm256_loadu_si256(more)));
-}
-
 ALKN_INLINE D set_double(double x) { return {_mm256_set1_pd(x)}; }
 ALKN_INLINE D load_double(const double* p) { return {_mm256_loadu_pd(p)}; }
 ALKN_INLINE void store_double(double* p, D x) { _mm256_storeu_pd(p, x.v); }

@@ -92,11 +92,6 @@ ALKN_INLINE void store_upper(std::uint16_t* p, U x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(kAll16, halves));
 }
 
-inline constexpr int kMaskWords = 8;
-ALKN_INLINE void merge_words(std::uint64_t* used, const std::uint64_t* mask) {
-  _mm512_storeu_si512(used, _mm512_or_si512(_mm512_loadu_si512(used), _mm512_loadu_si512(mask)));
-}
-
 ALKN_INLINE D set_double(double x) { return {_mm512_set1_pd(x)}; }
 ALKN_INLINE D load_double(const double* p) { return {_mm512_loadu_pd(p)}; }
 ALKN_INLINE void store_double(double* p, D x) { _mm512_storeu_pd(p, x.v); }

@@ -1,4 +1,4 @@
-// Conversions to and from 16-bit floats; negation and union of masks at the end of a task.
+// Conversions to and from 16-bit floats; negation at the end of a task.
 
 template <F (*kWiden)(const std::uint16_t*), float (*kWidenOne)(std::uint16_t)>
 inline void widen_all(const std::uint16_t* in, float* out, std::int64_t size) {
@@ -37,14 +37,4 @@ inline void negate(float* param, const float* start, std::int64_t size, float la
   for (; i < size; ++i) {
     param[i] = scalar::negated(-lambda, param[i], start[i]);
   }
-}
-
-inline void merge(std::uint64_t* used, const std::uint64_t* mask, std::int64_t num_words) {
-  std::int64_t w = 0;
-  for (; w + kMaskWords <= num_words; w += kMaskWords) {
-    detail::prefetch<64>(used + w, tuning::kPrefetch * 4);
-    detail::prefetch<64>(mask + w, tuning::kPrefetch * 4);
-    merge_words(used + w, mask + w);
-  }
-  for (; w < num_words; ++w) used[w] |= mask[w];
 }

@@ -86,9 +86,6 @@ ALKN_INLINE U shift_right(U a) {
 ALKN_INLINE U numbers_from(std::uint32_t first) { return first; }
 ALKN_INLINE void store_upper(std::uint16_t* p, U x) { *p = static_cast<std::uint16_t>(x >> 16U); }
 
-inline constexpr int kMaskWords = 1;
-ALKN_INLINE void merge_words(std::uint64_t* used, const std::uint64_t* mask) { *used |= *mask; }
-
 ALKN_INLINE D set_double(double x) { return x; }
 ALKN_INLINE D load_double(const double* p) { return *p; }
 ALKN_INLINE void store_double(double* p, D x) { *p = x; }

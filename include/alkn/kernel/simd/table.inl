@@ -25,7 +25,6 @@ inline const Kernels& kernels() {
       round_bfloat16,
       round_half,
       negate,
-      merge,
   };
   return kTable;
 }
