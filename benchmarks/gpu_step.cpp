@@ -113,8 +113,8 @@ StepArgs args_of(MaskKind mask, bool due) {
   args.threshold_due = due;
   args.max_norm = mask == MaskKind::localized ? 1 : 0;
   args.check_finite = mask == MaskKind::localized;
-  args.alignment = -1;
-  args.penalty = 0.5F;
+  args.score.alignment = -1;
+  args.score.penalty = 0.5F;
   return args;
 }
 

@@ -99,8 +99,8 @@ class Step {
       t.retain = retain_ + i, t.score = score + i * width;
       t.mask = mask + i / 64, t.used = later ? used + i / 64 : nullptr;
       t.learns_threshold = !later;
-      t.adamw.decay[0] = t.adamw.decay[1] = 1 - 1e-7F;
-      t.adamw.step_size[0] = t.adamw.step_size[1] = 1e-5F;
+      t.adamw.decay = t.adamw.decay_used = 1 - 1e-7F;
+      t.adamw.step_size = t.adamw.step_size_used = 1e-5F;
       t.adamw.bias2_sqrt = 0.5F;
     }
     args_.mask = kernel::MaskKind::localized;

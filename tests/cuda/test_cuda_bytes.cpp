@@ -74,7 +74,7 @@ StepArgs localized(bool due) {
   args.mask = MaskKind::localized;
   args.threshold_due = due;
   args.max_norm = 1;
-  args.penalty = 0.5F;
+  args.score.penalty = 0.5F;
   return args;
 }
 

@@ -133,7 +133,7 @@ TEST_CASE("a task's steps on two devices are those on one") {
   args.mask = alkn::kernel::MaskKind::localized;
   args.threshold_due = !later;
   args.max_norm = 1;
-  args.penalty = 0.5F;
+  args.score.penalty = 0.5F;
   for (int step = 1; step <= 4; ++step) {
     CAPTURE(compact, later, step);
     for (std::size_t i = 0; i < one.size(); ++i) {

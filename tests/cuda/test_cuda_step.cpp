@@ -49,7 +49,7 @@ std::vector<OwnedTensor> make_tensors(const Setting& s, const std::vector<std::i
       if (s.type != DType::float32) t.param_narrow[t.at(i)] = narrow(t.param[t.at(i)], s.type);
       const float r = gradient_of(s, numbers, 0.05F);
       const float least = s.tiny ? 1e-30F : 0.04F;
-      t.set_retain(i, s.args.score == ScoreKind::ratio ? 1.0F / (std::fabs(r) + least) : r);
+      t.set_retain(i, s.args.score.kind == ScoreKind::ratio ? 1.0F / (std::fabs(r) + least) : r);
       const std::uint64_t bit = std::uint64_t{1} << (i % 64);
       if (numbers.below(3) == 0) t.used[static_cast<std::size_t>(i / 64)] |= bit;
       if (s.args.mask == MaskKind::given && numbers.below(2) == 0) {
@@ -145,8 +145,8 @@ Setting localized() {
   s.args.mask = MaskKind::localized;
   s.args.threshold_due = true;
   s.args.max_norm = 1;
-  s.args.alignment = -1;
-  s.args.penalty = 0.5F;
+  s.args.score.alignment = -1;
+  s.args.score.penalty = 0.5F;
   return s;
 }
 
@@ -159,7 +159,7 @@ EmulatedStep<Fibers> fibers(Order order = Order::forward, Grid grid = {}) {
 TEST_CASE("a first task's step has the bits of the CPU's") {
   Setting s = localized();
   SECTION("product") {}
-  SECTION("ratio") { s.args.score = ScoreKind::ratio; }
+  SECTION("ratio") { s.args.score.kind = ScoreKind::ratio; }
   SECTION("frozen") { s.args.masked = Masked::freeze; }
   SECTION("a foreign optimizer's gradient") { s.args.update = Update::gradient; }
   SECTION("everything to be trained") { s.args.unmask_ratio = 1; }
@@ -173,8 +173,8 @@ TEST_CASE("a later task's step has the bits of the CPU's") {
   s.args.threshold_due = false;
   s.low_ratio = 0.1;
   SECTION("deviation of products") {}
-  SECTION("deviation of gradients") { s.args.penalty_scale = PenaltyScale::gradient; }
-  SECTION("ratio") { s.args.score = ScoreKind::ratio; }
+  SECTION("deviation of gradients") { s.args.score.penalty_scale = PenaltyScale::gradient; }
+  SECTION("ratio") { s.args.score.kind = ScoreKind::ratio; }
   SECTION("frozen") { s.args.masked = Masked::freeze; }
   check_setting(s, fibers());
 }
@@ -196,7 +196,7 @@ TEST_CASE("gradients too small to count give the bits of the CPU") {
   Setting s = localized();
   s.tiny = true;
   SECTION("first task") {}
-  SECTION("ratio") { s.args.score = ScoreKind::ratio; }
+  SECTION("ratio") { s.args.score.kind = ScoreKind::ratio; }
   SECTION("bfloat16") { s.type = s.retain_type = DType::bfloat16; }
   SECTION("later task") { s.second_task = true, s.args.threshold_due = false; }
   SECTION("compact state, later task, frozen") {
@@ -232,7 +232,7 @@ TEST_CASE("the compact state has the bits of the CPU's") {
   }
   SECTION("first task, frozen, half") { s.type = DType::float16, s.args.masked = Masked::freeze; }
   SECTION("first task, ratio, a foreign optimizer's gradient") {
-    s.args.score = ScoreKind::ratio, s.args.update = Update::gradient;
+    s.args.score.kind = ScoreKind::ratio, s.args.update = Update::gradient;
   }
   SECTION("later task") { s.second_task = true, s.args.threshold_due = false; }
   SECTION("no mask") { s.args = StepArgs(); }

@@ -96,7 +96,7 @@ struct OwnedTensor {
   bool compact = false;
   std::uint64_t seed = 0;
   bool has_used = false;
-  AdamWNumbers adamw;
+  AdamWLanes<float> adamw;
   float threshold = 0;
   bool learns = true;
 
@@ -179,13 +179,14 @@ inline std::uint64_t hash_of(const std::vector<OwnedTensor>& tensors) {
 }
 
 /// AdamW's numbers after `step` steps, with no value at its neutral.
-inline AdamWNumbers adamw_numbers(int step, double lr, double weight_decay, double low_ratio = 1) {
-  AdamWNumbers n;
-  for (int i = 0; i < 2; ++i) {
-    const double rate = i == 0 ? lr : lr * low_ratio;
-    n.decay[i] = static_cast<float>(1 - rate * weight_decay);
-    n.step_size[i] = static_cast<float>(rate / (1 - std::pow(0.9, step)));
-  }
+inline AdamWLanes<float> adamw_numbers(int step, double lr, double weight_decay,
+                                       double low_ratio = 1) {
+  AdamWLanes<float> n;
+  const double low = lr * low_ratio, bias1 = 1 - std::pow(0.9, step);
+  n.decay = static_cast<float>(1 - lr * weight_decay);
+  n.decay_used = static_cast<float>(1 - low * weight_decay);
+  n.step_size = static_cast<float>(lr / bias1);
+  n.step_size_used = static_cast<float>(low / bias1);
   n.one_minus_beta1 = static_cast<float>(1 - 0.9);
   n.one_minus_beta2 = static_cast<float>(1 - 0.999);
   n.bias2_sqrt = static_cast<float>(std::sqrt(1 - std::pow(0.999, step)));

@@ -60,23 +60,23 @@ inline ReferenceResult reference_step(std::vector<OwnedTensor>& tensors, const S
     for (std::int64_t i = 0; i < t.size; ++i) {
       const float g = t.gradient(i) * scale;
       clipped.push_back(g);
-      products.push_back(args.score == ScoreKind::ratio ? std::fabs(g) * t.retain[t.at(i)]
-                                                        : g * t.retain[t.at(i)]);
+      products.push_back(args.score.kind == ScoreKind::ratio ? std::fabs(g) * t.retain[t.at(i)]
+                                                             : g * t.retain[t.at(i)]);
     }
     float penalty = 0;
     if (t.has_used && t.size > 1) {
-      const auto& source = args.penalty_scale == PenaltyScale::product ? products : clipped;
+      const auto& source = args.score.penalty_scale == PenaltyScale::product ? products : clipped;
       double mean = 0, variance = 0;
       for (const float x : source) mean += static_cast<double>(x) / static_cast<double>(t.size);
       for (const float x : source) {
         const double off = static_cast<double>(x) - mean;
         variance += off * off / static_cast<double>(t.size - 1);
       }
-      penalty = static_cast<float>(std::sqrt(variance) * static_cast<double>(args.penalty));
+      penalty = static_cast<float>(std::sqrt(variance) * static_cast<double>(args.score.penalty));
     }
     const bool localized = args.mask == MaskKind::localized;
     for (std::int64_t i = 0; localized && i < t.size; ++i) {
-      const float a = args.score == ScoreKind::ratio ? 1.0F : args.alignment;
+      const float a = args.score.kind == ScoreKind::ratio ? 1.0F : args.score.alignment;
       float& m = t.score[t.at(i)];
       m = static_cast<float>(static_cast<double>(a) *
                                  static_cast<double>(products[static_cast<std::size_t>(i)]) +
@@ -105,8 +105,10 @@ inline ReferenceResult reference_step(std::vector<OwnedTensor>& tensors, const S
         continue;
       }
       if (!on && args.masked == Masked::freeze) continue;
-      const AdamWNumbers& n = t.adamw;
-      const int which = t.has_used && OwnedTensor::bit(t.used, i) ? 1 : 0;
+      const AdamWLanes<float>& n = t.adamw;
+      const bool used = t.has_used && OwnedTensor::bit(t.used, i);
+      const float decay = used ? n.decay_used : n.decay;
+      const float step_size = used ? n.step_size_used : n.step_size;
       float& m1 = t.exp_avg[t.at(i)];
       float& m2 = t.exp_avg_sq[t.at(i)];
       float& p = t.param[t.at(i)];
@@ -114,8 +116,7 @@ inline ReferenceResult reference_step(std::vector<OwnedTensor>& tensors, const S
       m1 = static_cast<float>(d(n.beta1) * d(m1) + d(n.one_minus_beta1) * g);
       m2 = static_cast<float>(d(n.beta2) * d(m2) + d(n.one_minus_beta2) * g * g);
       const double denominator = std::sqrt(d(m2)) / d(n.bias2_sqrt) + d(n.eps);
-      p = static_cast<float>(d(p) * d(n.decay[which]) -
-                             d(n.step_size[which]) * d(m1) / denominator);
+      p = static_cast<float>(d(p) * d(decay) - d(step_size) * d(m1) / denominator);
     }
     result.num_unmasked.push_back(num_on);
   }

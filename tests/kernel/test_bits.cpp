@@ -14,8 +14,8 @@ std::uint64_t hash_of_steps(bool later, DType type, bool compact) {
   StepArgs args;
   args.mask = MaskKind::localized;
   args.max_norm = 1.0;
-  args.penalty = 0.5F;
-  args.alignment = -1;
+  args.score.penalty = 0.5F;
+  args.score.alignment = -1;
   Numbers numbers(31);
   std::vector<OwnedTensor> tensors;
   for (const std::int64_t size : {std::int64_t{3}, std::int64_t{1000}, std::int64_t{70001}}) {
@@ -40,9 +40,9 @@ std::uint64_t hash_of_steps(bool later, DType type, bool compact) {
     for (std::size_t k = 0; k < tensors.size(); ++k) {
       OwnedTensor& t = tensors[k];
       for (std::int64_t i = 0; i < t.size; ++i) t.set_grad(i, numbers.normal(0.05F));
-      t.adamw = AdamWNumbers();  // no libm in the inputs
-      t.adamw.decay[0] = 0.9999F, t.adamw.decay[1] = 0.99F;
-      t.adamw.step_size[0] = 0.003F, t.adamw.step_size[1] = 0.0001F;
+      t.adamw = AdamWLanes<float>();  // no libm in the inputs
+      t.adamw.decay = 0.9999F, t.adamw.decay_used = 0.99F;
+      t.adamw.step_size = 0.003F, t.adamw.step_size_used = 0.0001F;
       t.adamw.bias2_sqrt = 0.125F;
       t.seed = rounding_seed(static_cast<std::int64_t>(k), step);
       views.push_back(t.view());

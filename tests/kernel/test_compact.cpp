@@ -42,9 +42,9 @@ StepArgs localized(bool later) {
   StepArgs args;
   args.mask = MaskKind::localized;
   args.max_norm = 1.0;
-  args.penalty = 0.5F;
+  args.score.penalty = 0.5F;
   args.threshold_due = !later;
-  args.alignment = -1;
+  args.score.alignment = -1;
   return args;
 }
 

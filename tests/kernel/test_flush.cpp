@@ -51,9 +51,9 @@ std::vector<OwnedTensor> steps_on_tiny(const Tiny& with, int steps) {
   StepArgs args;
   args.mask = MaskKind::localized;
   args.max_norm = 1.0;
-  args.penalty = 0.5F;
-  args.alignment = -1;
-  args.score = with.score;
+  args.score.penalty = 0.5F;
+  args.score.alignment = -1;
+  args.score.kind = with.score;
   args.masked = with.freeze ? Masked::freeze : Masked::gradient;
   Numbers numbers(77);
   std::vector<OwnedTensor> tensors;
@@ -80,8 +80,8 @@ std::vector<OwnedTensor> steps_on_tiny(const Tiny& with, int steps) {
     for (std::size_t k = 0; k < tensors.size(); ++k) {
       OwnedTensor& t = tensors[k];
       for (std::int64_t i = 0; i < t.size; ++i) t.set_grad(i, tiny_gradient(numbers));
-      t.adamw.decay[0] = 0.9999F, t.adamw.decay[1] = 0.99F;
-      t.adamw.step_size[0] = 0.003F, t.adamw.step_size[1] = 0.0001F;
+      t.adamw.decay = 0.9999F, t.adamw.decay_used = 0.99F;
+      t.adamw.step_size = 0.003F, t.adamw.step_size_used = 0.0001F;
       t.adamw.bias2_sqrt = 0.125F;
       t.seed = rounding_seed(static_cast<std::int64_t>(k), step);
       views.push_back(t.view());

@@ -7,8 +7,8 @@
 #include "catch.hpp"
 #include "inputs.hpp"
 
+#include <alkn/kernel/adamw.hpp>
 #include <alkn/kernel/cpu/arena.hpp>
-#include <alkn/kernel/schedule.hpp>
 
 using namespace alkn_test;
 
@@ -98,6 +98,8 @@ TEST_CASE("all instruction sets convert alike") {
 TEST_CASE("sums follow one tree, and are right") {
   Numbers numbers(3);
   const Kernels& reference = kernels(SimdLevel::scalar);
+  ScoreFormula ratio;
+  ratio.kind = ScoreKind::ratio;
   for (const std::int64_t n : {0, 1, 5, 7, 8, 127, 128, 129, 2047, 2048, 2049, 2200, 65536}) {
     std::vector<float> g, r;
     long double squares = 0, products = 0, product_squares = 0;
@@ -115,9 +117,9 @@ TEST_CASE("sums follow one tree, and are right") {
       INFO(simd_name(level) << ", " << n);
       std::vector<double> one(tuning::kSumLanes), three(3 * tuning::kSumLanes),
           plain(3 * tuning::kSumLanes);
-      kernels(level).sum_squares({n, g.data(), nullptr, false, one.data(), {}});
-      kernels(level).sum_products({n, g.data(), r.data(), true, three.data(), {}});
-      kernels(level).sum_products({n, g.data(), nullptr, false, plain.data(), {}});
+      kernels(level).sum_squares({n, g.data(), nullptr, {}, one.data(), {}});
+      kernels(level).sum_products({n, g.data(), r.data(), ratio, three.data(), {}});
+      kernels(level).sum_products({n, g.data(), nullptr, {}, plain.data(), {}});
       std::vector<double> again = one;
       std::vector<double> sums = {reference.fold(one.data())};
       CHECK(kernels(level).fold(again.data()) == sums[0]);

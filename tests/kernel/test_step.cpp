@@ -38,7 +38,7 @@ std::vector<OwnedTensor> make_tensors(const Setting& s, const std::vector<std::i
       t.param[t.at(i)] = numbers.normal(0.3F);
       if (s.type != DType::float32) t.param_narrow[t.at(i)] = narrow(t.param[t.at(i)], s.type);
       const float r = numbers.normal(0.05F);
-      t.set_retain(i, s.args.score == ScoreKind::ratio ? 1.0F / (std::fabs(r) + 0.04F) : r);
+      t.set_retain(i, s.args.score.kind == ScoreKind::ratio ? 1.0F / (std::fabs(r) + 0.04F) : r);
       if (numbers.below(3) == 0) {
         t.used[static_cast<std::size_t>(i / 64)] |= std::uint64_t{1} << (i % 64);
       }
@@ -154,9 +154,9 @@ Setting localized() {
   Setting s;
   s.args.mask = MaskKind::localized;
   s.args.max_norm = 1.0;
-  s.args.penalty = 0.5F;
+  s.args.score.penalty = 0.5F;
   s.args.threshold_due = true;
-  s.args.alignment = -1;
+  s.args.score.alignment = -1;
   return s;
 }
 
@@ -184,7 +184,7 @@ TEST_CASE("a given mask") {
 TEST_CASE("first task") {
   Setting s = localized();
   check_setting(s, 6);
-  s.args.alignment = 1;
+  s.args.score.alignment = 1;
   s.args.unmask_ratio = 0.4;
   s.args.masked = Masked::freeze;
   check_setting(s);
@@ -192,7 +192,7 @@ TEST_CASE("first task") {
   check_setting(s);
   s.args.unmask_ratio = 0.55;
   s.args.trim_ratio = 0.05;
-  s.args.score = ScoreKind::ratio;
+  s.args.score.kind = ScoreKind::ratio;
   check_setting(s);
 }
 
@@ -201,11 +201,11 @@ TEST_CASE("later task") {
   s.second_task = true;
   s.low_ratio = 0.1;
   check_setting(s);
-  s.args.penalty_scale = PenaltyScale::gradient;
+  s.args.score.penalty_scale = PenaltyScale::gradient;
   s.args.masked = Masked::freeze;
   check_setting(s);
-  s.args.score = ScoreKind::ratio;
-  s.args.penalty_scale = PenaltyScale::product;
+  s.args.score.kind = ScoreKind::ratio;
+  s.args.score.penalty_scale = PenaltyScale::product;
   check_setting(s);
 }
 
@@ -298,9 +298,9 @@ TEST_CASE("the same bits in every build") {
     for (int step = 1; step <= 8; ++step) {
       new_gradients(tensors, s, step);
       for (OwnedTensor& t : tensors) {
-        t.adamw = AdamWNumbers();
-        t.adamw.decay[0] = 0.9999F, t.adamw.decay[1] = 0.99F;
-        t.adamw.step_size[0] = 0.003F, t.adamw.step_size[1] = 0.0001F;
+        t.adamw = AdamWLanes<float>();
+        t.adamw.decay = 0.9999F, t.adamw.decay_used = 0.99F;
+        t.adamw.step_size = 0.003F, t.adamw.step_size_used = 0.0001F;
         t.adamw.bias2_sqrt = 0.125F;
       }
       s.args.threshold_due = step % 3 != 0;
@@ -467,7 +467,7 @@ TEST_CASE("check values of the mask step") {
   StepArgs args;
   args.mask = MaskKind::localized;
   args.threshold_due = true;
-  args.penalty = 0.5F;
+  args.score.penalty = 0.5F;
   OwnedTensor t(40, DType::float32, DType::float32);
   for (int i = 1; i <= 40; ++i) t.set_retain(i - 1, static_cast<float>(std::sin(0.37 * i)));
   CpuStep cpu;

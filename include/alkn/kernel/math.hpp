@@ -158,9 +158,27 @@ ALKN_HOST_DEVICE inline float key_value(std::uint32_t key) noexcept {
   return bit_copy<float>((key & 0x80000000U) != 0 ? key ^ 0x80000000U : ~key);
 }
 
-/// mu k, the penalty of an entry of M.
-ALKN_HOST_DEVICE inline float penalty_of(float deviation, float k) noexcept {
-  return flushed_float(static_cast<double>(deviation) * static_cast<double>(k));
+/// The score's formula for a tensor. @param used whether it has a union mask M
+ALKN_HOST_DEVICE inline ScoreNumbers score_numbers(const ScoreFormula& formula, float scale,
+                                                   bool used, float deviation) noexcept {
+  ScoreNumbers n;
+  n.formula = formula;
+  if (formula.kind == ScoreKind::ratio) n.formula.alignment = 1;
+  n.scale = scale;
+  const auto k = static_cast<float>(formula.penalty);
+  const double penalty = static_cast<double>(deviation) * static_cast<double>(k);
+  n.penalty = used ? flushed_float(penalty) : 0.0F;
+  return n;
+}
+
+/// rho after `done` of `announced` steps (spec: section 4): it falls from `start` to half of it in
+/// five strides, each at the end of a period of announced / 5 steps.
+inline double unmask_ratio_after(double start, std::int64_t done, std::int64_t announced) noexcept {
+  const std::int64_t fifth = announced / 5, period = fifth < 1 ? 1 : fifth;
+  const std::int64_t last = announced - 1;  // no stride after the last step
+  const std::int64_t whole = (done < last ? done : last) / period * period;
+  if (whole <= 0) return start;
+  return start - (start - start / 2) * static_cast<double>(whole) / static_cast<double>(announced);
 }
 
 // --- the threshold (spec: section 4) ---------------------------------------------------------

@@ -7,14 +7,6 @@
 
 namespace alkn::kernel {
 
-/// The numbers of the score's formula for one tensor and step.
-struct ScoreNumbers {
-  float scale = 1;        ///< clip scale
-  float alignment = 1;    ///< a; 1 for ScoreKind::ratio
-  float penalty = 0;      ///< mu k
-  bool absolute = false;  ///< ScoreKind::ratio: d = |g| r
-};
-
 /// The intervals that should hold the two order statistics, and the interval of the threshold that
 /// they imply. No end is NaN. Open: values equal to an end are counted, not stored, so that heavy
 /// ties cost nothing. Closed: they are stored, and counted is only what the sizes of the lists do
@@ -69,7 +61,7 @@ struct SumPass {
   std::int64_t size = 0;
   const float* grad = nullptr;
   const float* retain = nullptr;  ///< null: d is g itself
-  bool absolute = false;          ///< d = |g| r
+  ScoreFormula formula;           ///< of d
   double* lanes = nullptr;        ///< [3][kSumLanes], added to; of g^2, d, d^2
   Ahead ahead;
 };
@@ -110,7 +102,7 @@ struct UpdatePass {
   bool all_on = false;  ///< too small for a threshold: every entry is on
   bool freeze = false;
   ScoreNumbers numbers;  ///< scale is needed by every update
-  AdamWNumbers adamw;
+  AdamWLanes<float> adamw;
   Rounding rounding;  ///< compact state only
   Ahead ahead;
 };

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include <alkn/kernel/score_formula.hpp>
+
 namespace alkn::kernel {
 
 /// Element type of a parameter, of its gradient (always the parameter's) and of the retain
@@ -18,18 +20,6 @@ enum class MaskKind : std::uint8_t {
   none,       ///< all
   given,      ///< those whose bit is set in `StepTensor::mask`, which the step only reads
   localized,  ///< those whose score exceeds the threshold; the step writes `StepTensor::mask`
-};
-
-/// How the score m grows (spec: section 3).
-enum class ScoreKind : std::uint8_t {
-  product,  ///< d = g G_r,            m += a d;  `retain` holds G_r
-  ratio,    ///< d = |g| r,            m += d;    `retain` holds r = 1 / (|G_r| + mean|G_r| + 1e-30)
-};
-
-/// The deviation mu of the penalty m -= mu k M.
-enum class PenaltyScale : std::uint8_t {
-  product,   ///< mu = unbiased standard deviation of d over the tensor
-  gradient,  ///< mu = unbiased standard deviation of the clipped g over the tensor
 };
 
 /// What happens to an entry whose mask is off.
@@ -44,16 +34,17 @@ enum class Update : std::uint8_t {
   gradient,  ///< g' is written to `StepTensor::grad_out`, for another optimizer to take the step
 };
 
-/// AdamW's numbers for one tensor and step, rounded to fp32 once.
-/// [0]: entries outside the union mask M (all entries without modulation by parameter); [1]:
-/// entries in M.
-struct AdamWNumbers {
-  float decay[2] = {1, 1};      ///< float(1 - lr weight_decay)
-  float step_size[2] = {0, 0};  ///< float(lr / (1 - beta1^step))
-  float beta1 = 0.9F, one_minus_beta1 = 0.1F;
-  float beta2 = 0.999F, one_minus_beta2 = 0.001F;
-  float bias2_sqrt = 1;  ///< float(sqrt(1 - beta2^step))
-  float eps = 1e-8F;
+/// AdamW's numbers for one tensor and step, rounded to fp32 once: T is float, or a vector with the
+/// same number in every lane. *_used: of entries in the union mask M, where modulation is by
+/// parameter.
+template <class T>
+struct AdamWLanes {
+  T decay = 1, decay_used = 1;          ///< float(1 - lr weight_decay)
+  T step_size = 0, step_size_used = 0;  ///< float(lr / (1 - beta1^step))
+  T beta1 = 0.9F, one_minus_beta1 = 0.1F;
+  T beta2 = 0.999F, one_minus_beta2 = 0.001F;
+  T bias2_sqrt = 1;  ///< float(sqrt(1 - beta2^step))
+  T eps = 1e-8F;
 };
 
 /// One parameter tensor of `size` elements, contiguous. Masks are bit arrays: element i is bit i %
@@ -78,7 +69,7 @@ struct StepTensor {
   const std::uint64_t* used =
       nullptr;  ///< bits of M, the union of the masks of earlier tasks; null: empty
   std::uint64_t* mask = nullptr;  ///< bits: trained in this step
-  AdamWNumbers adamw;
+  AdamWLanes<float> adamw;
 
   // The threshold (MaskKind::localized). Where has_threshold(size) is false none is used, and every
   // entry is trained.
@@ -94,14 +85,11 @@ struct StepTensor {
 /// One step over all tensors.
 struct StepArgs {
   MaskKind mask = MaskKind::none;
-  ScoreKind score = ScoreKind::product;
-  PenaltyScale penalty_scale = PenaltyScale::product;
+  ScoreFormula score;
   Masked masked = Masked::gradient;
   Update update = Update::adamw;
   double max_norm =
       0;  ///< clip by global norm: scale = min(1, max_norm / (norm + 1e-6)); 0: no clipping
-  float alignment = 1;  ///< a
-  float penalty = 0;    ///< k
   bool threshold_due = false;
   double unmask_ratio = 0.8;  ///< rho in force
   double trim_ratio = 0.15;   ///< k-th order statistics with k = max(5, floor(trim_ratio n))

@@ -51,10 +51,10 @@ struct LocalizedMask {
   struct Options {
     ALKN_OPTIONS_BEGIN();
     /// What the score accumulates.
-    ALKN_OPTION_IN(Self, Score, score, localized_.score);
+    ALKN_OPTION_IN(Self, Score, score, localized_.score.kind);
     /// a in m += a d, finite. +1 as published keeps entries where both gradients agree, -1 where
     /// they conflict.
-    ALKN_OPTION_IN(Self, double, alignment, localized_.alignment, Range::finite());
+    ALKN_OPTION_IN(Self, double, alignment, localized_.score.alignment, Range::finite());
     /// rho_0, the share of entries to train, (0, inf); it halves over the first task. At least 1:
     /// everything at first.
     ALKN_OPTION_IN(Self, double, unmask_ratio, localized_.unmask_ratio, Range::positive());
@@ -65,9 +65,9 @@ struct LocalizedMask {
     ALKN_OPTION_IN(Self, std::int64_t, threshold_every, localized_.threshold_every,
                    Range::closed_open(1, Range::kInfinity));
     /// k in m -= mu k M from the second task on, [0, inf).
-    ALKN_OPTION_IN(Self, double, penalty, localized_.penalty, Range::non_negative());
+    ALKN_OPTION_IN(Self, double, penalty, localized_.score.penalty, Range::non_negative());
     /// What mu is the standard deviation of.
-    ALKN_OPTION_IN(Self, PenaltyScale, penalty_scale, localized_.penalty_scale);
+    ALKN_OPTION_IN(Self, PenaltyScale, penalty_scale, localized_.score.penalty_scale);
     /// What happens to an entry whose mask is off; `freeze` requires alkn::AdamW.
     ALKN_OPTION_IN(Self, Masked, masked, localized_.masked);
     /// Where the low learning rate applies from the second task on.

@@ -107,19 +107,21 @@ inline Tensor widened(const Tensor& state) {
   return state.scalar_type() == at::kBFloat16 ? state.to(at::kFloat) : state;
 }
 
+/// A number of the score's formula as the kernels take it.
+inline double in_fp32(double x) { return static_cast<double>(static_cast<float>(x)); }
+
 /// m += a d - mu k M, then the threshold and this step's mask (section 3). `grad` is clipped.
 inline void aten_score(StepSlot& slot, const Tensor& grad, const kernel::StepArgs& args,
                        const AtenRounding& rounding) {
   const Tensor retain = without_denormals(slot.retain->to(grad.scalar_type()));
-  const bool ratio = args.score == kernel::ScoreKind::ratio;
+  const bool ratio = args.score.kind == kernel::ScoreKind::ratio;
   const Tensor product = without_denormals((ratio ? grad.abs() : grad).mul(retain));
-  Tensor score =
-      widened(slot.score).add(product, ratio ? 1.0 : static_cast<double>(args.alignment));
+  Tensor score = widened(slot.score).add(product, ratio ? 1.0 : in_fp32(args.score.alignment));
   if (slot.used.defined()) {
     slot.deviation =
-        aten_deviation(args.penalty_scale == kernel::PenaltyScale::product ? product : grad);
+        aten_deviation(args.score.penalty_scale == kernel::PenaltyScale::product ? product : grad);
     const Tensor used = unpack_bits(slot.used, slot.param->sizes()).to(score.scalar_type());
-    score.sub_(used, slot.deviation * static_cast<double>(args.penalty));
+    score.sub_(used, slot.deviation * in_fp32(args.score.penalty));
   }
   score = without_denormals(score);
   rounding.store(slot.score, score, kScoreShift);
@@ -137,7 +139,7 @@ inline void aten_score(StepSlot& slot, const Tensor& grad, const kernel::StepArg
 /// that are trained.
 inline void aten_adamw(StepSlot& slot, const Tensor& grad, const Tensor& keep, bool freeze,
                        const AtenRounding& rounding) {
-  const AdamWScalars& s = slot.adamw;
+  const kernel::AdamWNumbers& s = slot.adamw;
   const Tensor& live = slot.stepped();
   const Tensor old_avg = widened(slot.exp_avg), old_avg_sq = widened(slot.exp_avg_sq);
   Tensor rate = at::full_like(old_avg, s.lr);

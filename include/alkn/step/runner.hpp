@@ -175,7 +175,7 @@ class StepRunner {
     if (args.update == kernel::Update::adamw) {
       tensor.exp_avg = state_data(slot.exp_avg);
       tensor.exp_avg_sq = state_data(slot.exp_avg_sq);
-      if (slot.adamw != scalars_) rounded_ = (scalars_ = slot.adamw).rounded();
+      if (slot.adamw != numbers_) rounded_ = kernel::rounded(numbers_ = slot.adamw);
       tensor.adamw = rounded_;
     } else {
       tensor.grad_out = contiguous(slot.grad_out).data_ptr<float>();
@@ -222,8 +222,9 @@ class StepRunner {
   CudaState cuda_;
   std::vector<kernel::StepTensor> tensors_;
   std::vector<Tensor> held_;
-  AdamWScalars scalars_;  ///< the previous tensor's, cached: the next one usually has the same
-  kernel::AdamWNumbers rounded_ = scalars_.rounded();
+  kernel::AdamWNumbers
+      numbers_;  ///< the previous tensor's, cached: the next one usually has the same
+  kernel::AdamWLanes<float> rounded_ = kernel::rounded(numbers_);
   bool pending_ = false, late_ = false, emulates_ = false, written_ = false;
   kernel::StepResult late_result_;
 };

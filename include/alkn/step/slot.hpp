@@ -2,8 +2,8 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <alkn/kernel/adamw.hpp>
 #include <alkn/kernel/math.hpp>
-#include <alkn/kernel/schedule.hpp>
 #include <alkn/kernel/step.hpp>
 
 #include <cmath>
@@ -22,21 +22,6 @@ enum class StepMode : std::uint8_t {
   run,      ///< all
   capture,  ///< puts its kernels into the CUDA graph that is being captured; nothing is counted
   prepare,  ///< all but the kernels, which the replay of that graph launches next
-};
-
-/// AdamW's hyperparameters for one tensor and step, in double.
-struct AdamWScalars {
-  double lr = 0;       ///< of entries outside M
-  double lr_used = 0;  ///< of entries in M; equal to `lr` unless modulation is by parameter
-  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
-  std::int64_t step = 1;  ///< the number of this step, 1-based
-
-  bool operator==(const AdamWScalars&) const = default;
-  [[nodiscard]] double bias1() const { return 1 - kernel::power(beta1, step); }
-  [[nodiscard]] double bias2_sqrt() const { return std::sqrt(1 - kernel::power(beta2, step)); }
-  [[nodiscard]] kernel::AdamWNumbers rounded() const {
-    return kernel::adamw_numbers({lr, lr_used, beta1, beta2, eps, weight_decay, step}, step);
-  }
 };
 
 /// A borrowed or owned tensor, or none. Borrowed ones are not reference-counted: over thousands of
@@ -70,7 +55,7 @@ struct StepSlot {
   TensorRef score;   ///< fp32 (double for double) or bfloat16; MaskKind::localized
   TensorRef used;    ///< words of M; undefined: empty
   TensorRef mask;    ///< words of this step's mask
-  AdamWScalars adamw;
+  kernel::AdamWNumbers adamw;
   bool learns_threshold = false;
   double threshold = 0;
   // results

@@ -114,7 +114,7 @@ inline void UnlearnerCore::start_training() {
 inline void UnlearnerCore::finish_retain_gradient(ParameterState& p, const Tensor& kept,
                                                   std::vector<double>& sums) const {
   const std::int64_t batches = task_->num_retain_batches;
-  const bool ratio = settings_.localized.score == kernel::ScoreKind::ratio;
+  const bool ratio = settings_.localized.score.kind == kernel::ScoreKind::ratio;
   const bool same = kept.is_same(p.retain);
   if (!p.retain_finished) {
     if (p.retain.is_cpu() && p.retain.scalar_type() == at::kFloat)

@@ -43,13 +43,10 @@ namespace detail {
 
 /// A localized mask's options as plain values.
 struct LocalizedSettings {
-  kernel::ScoreKind score = kernel::ScoreKind::product;
-  double alignment = -1;
+  kernel::ScoreFormula score = {.alignment = -1, .penalty = 0.5};
   double unmask_ratio = 0.8;
   double trim_ratio = 0.15;
   std::int64_t threshold_every = 1;
-  double penalty = 0.5;
-  PenaltyScale penalty_scale = PenaltyScale::product;
   Masked masked = Masked::gradient;
   Modulation modulation = Modulation::tensor;
   double low_lr_ratio = 0.1;

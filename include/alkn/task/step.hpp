@@ -5,7 +5,7 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
-#include <alkn/kernel/schedule.hpp>
+#include <alkn/kernel/math.hpp>
 #include <alkn/optim/swap_masters.hpp>
 #include <alkn/task/core.hpp>
 #include <alkn/tensor/bits.hpp>
@@ -182,9 +182,6 @@ inline kernel::StepArgs UnlearnerCore::step_args() {
   args.update = base_.fused() ? kernel::Update::adamw : kernel::Update::gradient;
   if (settings_.mask != kernel::MaskKind::localized) return args;
   args.score = localized.score;
-  args.penalty_scale = localized.penalty_scale;
-  args.alignment = static_cast<float>(localized.alignment);
-  args.penalty = static_cast<float>(localized.penalty);
   args.unmask_ratio = task_->unmask_ratio;
   args.trim_ratio = localized.trim_ratio;
   // a tensor whose first gradient comes between two due steps learns its threshold at once

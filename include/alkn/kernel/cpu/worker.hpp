@@ -62,11 +62,11 @@ class CpuWorker {
   [[nodiscard]] Sums sum(const StepTensor& t, const Chunk& chunk) const {
     const StepArgs& args = numbers_.args;
     const bool products = args.mask == MaskKind::localized && t.used != nullptr;
-    const bool of_retain = products && args.penalty_scale == PenaltyScale::product;
+    const bool of_retain = products && args.score.penalty_scale == PenaltyScale::product;
     double* lanes = scratch_.lanes.data();
     std::fill_n(lanes, (products ? 3 : 1) * tuning::kSumLanes, 0.0);
     SumPass pass;
-    pass.absolute = absolute(), pass.lanes = lanes, pass.ahead = next_;
+    pass.formula = args.score, pass.lanes = lanes, pass.ahead = next_;
     for_blocks(t, chunk.begin, chunk.size, of_retain,
                [&](std::int64_t at, std::int64_t size, const float* grad, const float* retain) {
                  pass.size = size, pass.grad = grad, pass.retain = retain;
@@ -183,21 +183,14 @@ class CpuWorker {
     if (!compact(t)) return {};
     return {rounding_key(t.rounding_seed, at), static_cast<std::uint32_t>(at % kRoundingBlock)};
   }
-  [[nodiscard]] bool absolute() const { return numbers_.args.score == ScoreKind::ratio; }
   [[nodiscard]] int foreign() const { return numbers_.args.update == Update::gradient ? 1 : 0; }
 
-  [[nodiscard]] ScoreNumbers score_numbers(const StepTensor& t) const {
-    const StepArgs& args = numbers_.args;
-    ScoreNumbers n;
-    n.scale = numbers_.scale;
-    n.absolute = absolute();
-    n.alignment = n.absolute ? 1.0F : args.alignment;
-    n.penalty = t.used != nullptr ? penalty_of(t.deviation, args.penalty) : 0.0F;
-    return n;
+  [[nodiscard]] ScoreNumbers numbers_of(const StepTensor& t) const {
+    return score_numbers(numbers_.args.score, numbers_.scale, t.used != nullptr, t.deviation);
   }
   [[nodiscard]] ScorePass score_pass(const StepTensor& t) const {
     ScorePass pass;
-    pass.numbers = score_numbers(t);
+    pass.numbers = numbers_of(t);
     return pass;
   }
 
@@ -238,7 +231,7 @@ class CpuWorker {
     const bool low = t.type != DType::float32;
     float* weights = low ? t.master : static_cast<float*>(t.param);
     UpdatePass pass;
-    pass.numbers = score_numbers(t);
+    pass.numbers = numbers_of(t);
     pass.adamw = t.adamw;
     pass.threshold = flushed(t.threshold);  // a saved one may be denormal
     pass.all_on = !has_threshold(t.size);

@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include <alkn/kernel/math.hpp>
 #include <alkn/kernel/passes.hpp>
@@ -50,6 +51,25 @@ ALKN_HOST_DEVICE inline F sign_mask(bool keep_sign) {
 ALKN_HOST_DEVICE inline F bit_and(F a, F b) {
   return bit_copy<float>(bit_copy<std::uint32_t>(a) & bit_copy<std::uint32_t>(b));
 }
+
+// Doubles, for the sums: sign and rounding as on the CPU.
+using D = double;
+ALKN_HOST_DEVICE inline D set_double(double x) { return x; }
+ALKN_HOST_DEVICE inline D mul(D a, D b) {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+ALKN_HOST_DEVICE inline D fma(D a, D b, D c) { return ::fma(a, b, c); }
+ALKN_HOST_DEVICE inline D sign_mask_double(bool keep_sign) {
+  return bit_copy<double>(keep_sign ? ~std::uint64_t{0} : ~std::uint64_t{0} >> 1U);
+}
+ALKN_HOST_DEVICE inline D bit_and(D a, D b) {
+  return bit_copy<double>(bit_copy<std::uint64_t>(a) & bit_copy<std::uint64_t>(b));
+}
+
 ALKN_HOST_DEVICE inline F blend(M m, F on, F off) { return m ? on : off; }
 ALKN_HOST_DEVICE inline F keep_if(M m, F a) { return m ? a : 0.0F; }
 ALKN_HOST_DEVICE inline M not_greater_equal(F a, F b) { return !(a >= b); }

@@ -28,11 +28,11 @@ struct NormLanes {
   double squares[4], products[4], product_squares[4];
 };
 
-/// Adds four elements. kind 0: g^2 alone; 1: also d = g r, or |g| r; 2: also d = g.
+/// Adds four elements. kind 0: g^2 alone; 1: also the score's product d; 2: also d = g.
 template <int kKind>
 ALKN_DEVICE inline void add_to_lanes(NormLanes& lanes, const Raw& grad, DType type,
-                                     const Raw& retain, DType retain_type, bool absolute,
-                                     int count) {
+                                     const Raw& retain, DType retain_type,
+                                     const ProductLanes<D>& product, int count) {
   ALKN_CUDA_UNROLL
   for (int j = 0; j < 4; ++j) {
     if (j >= count) continue;
@@ -42,7 +42,7 @@ ALKN_DEVICE inline void add_to_lanes(NormLanes& lanes, const Raw& grad, DType ty
     double d = g;
     if (kKind == 1) {
       const auto r = static_cast<double>(operand(element(retain, retain_type, j)));
-      d = (absolute ? ::fabs(g) : g) * r;  // exact
+      d = score_product(product, g, r);
     }
     lanes.products[j] += d;
     lanes.product_squares[j] = ::fma(d, d, lanes.product_squares[j]);
@@ -51,7 +51,7 @@ ALKN_DEVICE inline void add_to_lanes(NormLanes& lanes, const Raw& grad, DType ty
 
 template <int kKind, class Block>
 ALKN_DEVICE inline void sum_chunk(const Block& block, const Tensor& tensor, const Chunk& chunk,
-                                  bool absolute, NormLanes& lanes) {
+                                  const ProductLanes<D>& product, NormLanes& lanes) {
   constexpr int kRows = tuning::kNormRows;
   const StepTensor& t = tensor.t;
   const std::int64_t end = chunk.begin + chunk.size;
@@ -66,7 +66,7 @@ ALKN_DEVICE inline void sum_chunk(const Block& block, const Tensor& tensor, cons
     }
     ALKN_CUDA_UNROLL
     for (int k = 0; k < kRows; ++k) {
-      add_to_lanes<kKind>(lanes, grad[k], t.type, retain[k], t.retain_type, absolute,
+      add_to_lanes<kKind>(lanes, grad[k], t.type, retain[k], t.retain_type, product,
                           spans[k].count);
     }
   }
@@ -179,7 +179,7 @@ template <class Block>
 ALKN_DEVICE inline void norm_kernel(const Block& block, NormShared& shared, const Table& table) {
   const Header& header = *table.header;
   const StepArgs& args = header.args;
-  const bool absolute = args.score == ScoreKind::ratio;
+  const ProductLanes<D> product = product_lanes<D>(args.score);
   const std::int64_t num_chunks = header.sums ? header.num_chunks : 0;
   for (std::int64_t c = block.index(); c < num_chunks; c += block.num_blocks()) {
     const Chunk chunk = table.chunks[c];
@@ -187,11 +187,11 @@ ALKN_DEVICE inline void norm_kernel(const Block& block, NormShared& shared, cons
     const bool products = args.mask == MaskKind::localized && tensor.t.used != nullptr;
     NormLanes lanes = {};
     if (!products) {
-      sum_chunk<0>(block, tensor, chunk, absolute, lanes);
-    } else if (args.penalty_scale == PenaltyScale::product) {
-      sum_chunk<1>(block, tensor, chunk, absolute, lanes);
+      sum_chunk<0>(block, tensor, chunk, product, lanes);
+    } else if (args.score.penalty_scale == PenaltyScale::product) {
+      sum_chunk<1>(block, tensor, chunk, product, lanes);
     } else {
-      sum_chunk<2>(block, tensor, chunk, absolute, lanes);
+      sum_chunk<2>(block, tensor, chunk, product, lanes);
     }
     ALKN_CUDA_UNROLL
     for (int j = 0; j < 4; ++j) {

@@ -86,7 +86,7 @@ ALKN_DEVICE inline void sample_kernel(const Block& block, SampleShared& shared,
     if (tensor.way == Way::given) continue;
     TensorState& state = table.states[k];
     const StepTensor& t = tensor.t;
-    const ScoreLanes c = score_numbers(header, control.scale, t, state.deviation);
+    const ScoreLanes c = score_lanes_of(header, control.scale, t, state.deviation);
     const bool direct = tensor.way == Way::direct;
     const std::int64_t count = direct ? t.size : tuning::kSample;
     const std::uint64_t seed = mixed(control.step * 0x10001U + static_cast<std::uint64_t>(k));

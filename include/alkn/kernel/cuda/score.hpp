@@ -12,14 +12,9 @@
 namespace alkn::kernel::cuda {
 
 /// What the scores of a tensor grow by in this step.
-ALKN_DEVICE inline ScoreLanes score_numbers(const Header& header, float scale, const StepTensor& t,
-                                            float deviation) {
-  ScoreNumbers n;
-  n.scale = scale;
-  n.absolute = header.args.score == ScoreKind::ratio;
-  n.alignment = n.absolute ? 1.0F : header.args.alignment;
-  n.penalty = t.used != nullptr ? penalty_of(deviation, header.args.penalty) : 0.0F;
-  return score_lanes(n);
+ALKN_DEVICE inline ScoreLanes score_lanes_of(const Header& header, float scale, const StepTensor& t,
+                                             float deviation) {
+  return score_lanes(score_numbers(header.args.score, scale, t.used != nullptr, deviation));
 }
 
 /// The random bits of the element with this number, by the lanes of number 0.
@@ -102,7 +97,7 @@ ALKN_DEVICE inline void score_unit(const Block& block, ScoreShared& shared, cons
                                    const Tensor& tensor, TensorState& state, std::int64_t begin,
                                    std::int64_t end) {
   const StepTensor& t = tensor.t;
-  const ScoreLanes c = score_numbers(*table.header, table.control->scale, t, state.deviation);
+  const ScoreLanes c = score_lanes_of(*table.header, table.control->scale, t, state.deviation);
   const bool compact = t.state_type != DType::float32;
   const RoundingLanes rounding = rounding_of(tensor, begin);
   if (block.thread() < 2) {

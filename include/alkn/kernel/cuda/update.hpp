@@ -19,7 +19,7 @@ struct UpdateShared {
 /// What an update of a tensor's elements goes by.
 struct UpdateNumbers {
   ScoreLanes score;
-  AdamWLanes adamw;
+  AdamWLanes<F> adamw;
   float threshold = 0;
   bool grows = false;   ///< the score grows here
   bool all_on = false;  ///< too small for a threshold
@@ -30,7 +30,7 @@ struct UpdateNumbers {
 ALKN_DEVICE inline UpdateNumbers update_numbers(const Table& table, const Tensor& tensor,
                                                 const TensorState& state, std::int64_t begin) {
   const StepArgs& args = table.header->args;
-  return {score_numbers(*table.header, table.control->scale, tensor.t, state.deviation),
+  return {score_lanes_of(*table.header, table.control->scale, tensor.t, state.deviation),
           adamw_lanes(tensor.t.adamw),
           flushed(state.threshold),
           tensor.way != Way::bracketed,

@@ -2,42 +2,74 @@
 // is a written fma. What comes from memory goes through operand(), which takes a denormal for a
 // zero where the processor does not do so by itself; see kernel/flush.hpp.
 
+/// A number, rounded to fp32, in every lane of T: F, or D where sums are taken in double.
+template <class T>
+ALKN_INLINE T all_lanes(double x) {
+  const auto rounded = static_cast<float>(x);
+  if constexpr (std::is_same_v<T, F>) {
+    return set(rounded);
+  } else {
+    return set_double(static_cast<double>(rounded));
+  }
+}
+/// The bits that bit_and() keeps of a number: all, or all but the sign.
+template <class T>
+ALKN_INLINE T sign_lanes(bool keep_sign) {
+  if constexpr (std::is_same_v<T, F>) {
+    return sign_mask(keep_sign);
+  } else {
+    return sign_mask_double(keep_sign);
+  }
+}
+
+/// What the product d is made of beside g and the retain gradient.
+template <class T>
+struct ProductLanes {
+  T signs;
+};
+template <class T>
+ALKN_INLINE ProductLanes<T> product_lanes(const ScoreFormula& s) {
+  return {sign_lanes<T>(s.kind == ScoreKind::product)};
+}
+/// d = g r, or |g| r for the ratio score (spec: section 3). The score takes it in F, the sums behind
+/// its deviation in D, where it is exact.
+template <class T>
+ALKN_INLINE T score_product(const ProductLanes<T>& c, T grad, T retain) {
+  return mul(bit_and(grad, c.signs), retain);
+}
+
 /// The numbers of a score, one in every lane.
 struct ScoreLanes {
-  F scale, alignment, penalty, signs;
+  F scale, alignment, penalty;
+  ProductLanes<F> product;
 };
-ALKN_INLINE ScoreLanes score_lanes(const ScoreNumbers& numbers) {
-  return {set(numbers.scale), set(numbers.alignment), set(numbers.penalty),
-          sign_mask(!numbers.absolute)};
+ALKN_INLINE ScoreLanes score_lanes(const ScoreNumbers& n) {
+  return {set(n.scale), all_lanes<F>(n.formula.alignment), set(n.penalty), product_lanes<F>(n.formula)};
 }
 
 /// The clipped gradient.
 ALKN_INLINE F clipped(const ScoreLanes& c, F grad) { return mul(operand(grad), c.scale); }
 
-/// m + a d - mu k M with d = g r, or |g| r for the ratio score; g is clipped already (spec: section
-/// 3).
+/// m + a d - mu k M; g is clipped already (spec: section 3).
 ALKN_INLINE F grown_score(const ScoreLanes& c, F grad, F retain, F score, M in_union) {
-  const F d = mul(bit_and(grad, c.signs), operand(retain));
+  const F d = score_product(c.product, grad, operand(retain));
   return sub(fma(c.alignment, d, operand(score)), keep_if(in_union, c.penalty));
 }
 
-/// The numbers of AdamW, one in every lane.
-struct AdamWLanes {
-  F decay, decay_used, step_size, step_size_used;
-  F beta1, one_minus_beta1, beta2, one_minus_beta2, bias2_sqrt, eps;
-};
-ALKN_INLINE AdamWLanes adamw_lanes(const AdamWNumbers& n) {
-  return {set(n.decay[0]),     set(n.decay[1]),        set(n.step_size[0]),
-          set(n.step_size[1]), set(n.beta1),           set(n.one_minus_beta1),
-          set(n.beta2),        set(n.one_minus_beta2), set(n.bias2_sqrt),
-          set(n.eps)};
+ALKN_INLINE AdamWLanes<F> adamw_lanes(const AdamWLanes<float>& n) {
+  return {set(n.decay),      set(n.decay_used),
+          set(n.step_size),  set(n.step_size_used),
+          set(n.beta1),      set(n.one_minus_beta1),
+          set(n.beta2),      set(n.one_minus_beta2),
+          set(n.bias2_sqrt), set(n.eps)};
 }
 
 struct AdamWState {
   F param, exp_avg, exp_avg_sq;
 };
 /// One AdamW step of one entry (spec: section 6), in the operation order of torch::optim::AdamW.
-ALKN_INLINE AdamWState adamw_step(const AdamWLanes& c, F grad, M in_union, const AdamWState& old) {
+ALKN_INLINE AdamWState adamw_step(const AdamWLanes<F>& c, F grad, M in_union,
+                                  const AdamWState& old) {
   AdamWState now;
   now.exp_avg = fma(grad, c.one_minus_beta1, mul(c.beta1, operand(old.exp_avg)));
   now.exp_avg_sq = fma(mul(c.one_minus_beta2, grad), grad, mul(c.beta2, operand(old.exp_avg_sq)));

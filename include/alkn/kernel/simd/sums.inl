@@ -73,8 +73,8 @@ inline void sum_squares(const SumPass& pass) {
 
 template <int kVectors, bool kRetain>
 ALKN_INLINE void product_columns(const float* grad, const float* retain, std::uintptr_t later_grad,
-                                 std::uintptr_t later_retain, D signs, std::int64_t rows,
-                                 double* lanes) {
+                                 std::uintptr_t later_retain, const ProductLanes<D>& product,
+                                 std::int64_t rows, double* lanes) {
   D square[kVectors], sum[kVectors], product_square[kVectors];
   ALKN_UNROLL
   for (int v = 0; v < kVectors; ++v) {
@@ -92,7 +92,7 @@ ALKN_INLINE void product_columns(const float* grad, const float* retain, std::ui
       const D g = widen(grad + at);
       square[v] = fma(g, g, square[v]);
       D d = g;
-      if constexpr (kRetain) d = mul(bit_and(g, signs), widen(retain + at));  // exact
+      if constexpr (kRetain) d = score_product(product, g, widen(retain + at));
       sum[v] = add(sum[v], d);
       product_square[v] = fma(d, d, product_square[v]);
     }
@@ -111,7 +111,7 @@ inline void sum_products_of(const SumPass& pass) {
   constexpr std::int64_t kColumns = kProductVectors * kDoubles;
   const float *grad = pass.grad, *retain = pass.retain;
   double* lanes = pass.lanes;
-  const D signs = sign_mask_double(!pass.absolute);
+  const ProductLanes<D> product = product_lanes<D>(pass.formula);
   const auto at = [&](std::int64_t i) { return kRetain ? retain + i : nullptr; };
   std::int64_t i = 0;
   while (pass.size - i >= tuning::kSumLanes) {
@@ -121,18 +121,19 @@ inline void sum_products_of(const SumPass& pass) {
     for (std::int64_t column = 0; column < tuning::kSumLanes; column += kColumns) {
       product_columns<kProductVectors, kRetain>(
           grad + i + column, at(i + column), later_column(later_grad, column),
-          later_column(later_retain, column), signs, rows, lanes + column);
+          later_column(later_retain, column), product, rows, lanes + column);
     }
     i += rows * tuning::kSumLanes;
   }
   std::int64_t lane = 0;
   for (; i + kDoubles <= pass.size; i += kDoubles, lane += kDoubles) {
-    product_columns<1, kRetain>(grad + i, at(i), 0, 0, signs, 1, lanes + lane);
+    product_columns<1, kRetain>(grad + i, at(i), 0, 0, product, 1, lanes + lane);
   }
+  const auto one = scalar::product_lanes<double>(pass.formula);
   for (; i < pass.size; ++i, ++lane) {
     const auto g = static_cast<double>(grad[i]);
     double d = g;
-    if constexpr (kRetain) d = (pass.absolute ? std::fabs(g) : g) * static_cast<double>(retain[i]);
+    if constexpr (kRetain) d = scalar::score_product(one, g, static_cast<double>(retain[i]));
     double* sums = lanes + lane;
     sums[0] = std::fma(g, g, sums[0]);
     sums[tuning::kSumLanes] += d;

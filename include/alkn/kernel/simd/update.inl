@@ -43,7 +43,7 @@ ALKN_INLINE M entries_on(const UpdatePass& pass, std::int64_t i, int lane, std::
 }
 
 template <bool kAdamW, bool kCompact>
-ALKN_INLINE void move_entries(const UpdatePass& pass, std::int64_t i, const AdamWLanes& adamw,
+ALKN_INLINE void move_entries(const UpdatePass& pass, std::int64_t i, const AdamWLanes<F>& adamw,
                               F grad, M in_union, M moves, U random) {
   if constexpr (kAdamW) {
     const AdamWState old{load(pass.param + i), load_state<kCompact>(pass.exp_avg, i),
@@ -86,7 +86,7 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
   const UpdatePass pass = given_pass;  // ours: no store below can change it
   constexpr bool kWrites = kSource == Source::scored || kSource == Source::fused;
   const ScoreLanes c = score_lanes(pass.numbers);
-  const AdamWLanes adamw = adamw_lanes(pass.adamw);
+  const AdamWLanes<F> adamw = adamw_lanes(pass.adamw);
   RandomBits<kCompact> random(pass.rounding);
   const F threshold = set(pass.threshold);
   const M all = all_if(kSource == Source::all || pass.all_on);
