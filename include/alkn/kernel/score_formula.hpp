@@ -18,8 +18,8 @@ enum class PenaltyScale : std::uint8_t {
   gradient,  ///< mu = unbiased standard deviation of the clipped g over the tensor
 };
 
-/// What a user sets of the formula, rounded to fp32 where it is computed; simd/formula.inl computes it, step/aten.hpp once more as the
-/// reference.
+/// What a user sets of the formula, rounded to fp32 where it is computed; simd/formula.inl computes
+/// it, step/aten.hpp once more as the reference.
 struct ScoreFormula {
   ScoreKind kind = ScoreKind::product;
   PenaltyScale penalty_scale = PenaltyScale::product;

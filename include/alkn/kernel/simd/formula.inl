@@ -31,8 +31,8 @@ template <class T>
 ALKN_INLINE ProductLanes<T> product_lanes(const ScoreFormula& s) {
   return {sign_lanes<T>(s.kind == ScoreKind::product)};
 }
-/// d = g r, or |g| r for the ratio score (spec: section 3). The score takes it in F, the sums behind
-/// its deviation in D, where it is exact.
+/// d = g r, or |g| r for the ratio score (spec: section 3). The score takes it in F, the sums
+/// behind its deviation in D, where it is exact.
 template <class T>
 ALKN_INLINE T score_product(const ProductLanes<T>& c, T grad, T retain) {
   return mul(bit_and(grad, c.signs), retain);
@@ -44,7 +44,8 @@ struct ScoreLanes {
   ProductLanes<F> product;
 };
 ALKN_INLINE ScoreLanes score_lanes(const ScoreNumbers& n) {
-  return {set(n.scale), all_lanes<F>(n.formula.alignment), set(n.penalty), product_lanes<F>(n.formula)};
+  return {set(n.scale), all_lanes<F>(n.formula.alignment), set(n.penalty),
+          product_lanes<F>(n.formula)};
 }
 
 /// The clipped gradient.
