@@ -76,7 +76,8 @@ inline ReferenceResult reference_step(std::vector<OwnedTensor>& tensors, const S
     }
     const bool localized = args.mask == MaskKind::localized;
     for (std::int64_t i = 0; localized && i < t.size; ++i) {
-      const float a = args.score.kind == ScoreKind::ratio ? 1.0F : static_cast<float>(args.score.alignment);
+      const float a =
+          args.score.kind == ScoreKind::ratio ? 1.0F : static_cast<float>(args.score.alignment);
       float& m = t.score[t.at(i)];
       m = static_cast<float>(static_cast<double>(a) *
                                  static_cast<double>(products[static_cast<std::size_t>(i)]) +

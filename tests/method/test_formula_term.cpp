@@ -1,10 +1,11 @@
-// The worked example of CONTRIBUTING.md, "Change the formula in four places": compiled against a copy
-// of the headers to which formula_term.patch was applied, which adds `+ tau |g|` to the score's
-// product d.
+// The worked example of CONTRIBUTING.md, "Change the formula in four places": compiled against a
+// copy of the headers to which formula_term.patch was applied, which adds `+ tau |g|` to the
+// score's product d.
 //
 //     alkn::ALKN<> unlearner(params, alkn::ALKNOptions().tau(0.5), alkn::AdamWOptions(1e-3));
 //
-// tests/kernel/test_bits.cpp is part of this program, too: where tau is 0 the bits are the old ones.
+// tests/kernel/test_bits.cpp is part of this program, too: where tau is 0 the bits are the old
+// ones.
 #include "catch.hpp"
 #include "tiny.hpp"
 
@@ -79,7 +80,6 @@ TEST_CASE("the added term is the same in the reference and in every instruction 
 
 TEST_CASE("the added option has a range") {
   CHECK(options_of(Score::product, kTau).tau() == kTau);
-  CHECK_THROWS_WITH(
-      weights_after(Backend::cpu, options_of(Score::product, std::nan(""))),
-      Catch::Contains("tau"));
+  CHECK_THROWS_WITH(weights_after(Backend::cpu, options_of(Score::product, std::nan(""))),
+                    Catch::Contains("tau"));
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <alkn/kernel/passes.hpp>
+#include <alkn/kernel/select/radix.hpp>
 #include <alkn/kernel/select/select.hpp>
 #include <alkn/kernel/tuning.hpp>
 
@@ -22,11 +23,12 @@ struct Scratch {
   alignas(64) std::array<std::uint16_t, tuning::kBlock> narrow;
   std::array<std::uint32_t, tuning::kChunk / tuning::kSampleShare + tuning::kSampleLine> sample;
   PairSelect select;
+  RadixSelect radix;
   std::vector<float> values;  // candidates of a tensor of one chunk
   std::vector<std::uint16_t> indices;
 
   void reserve_candidates(std::int64_t count) {
-    if (count > 0) select.reserve(1);
+    if (count > 0) select.reserve(1), radix.reserve(1);
     const auto size = static_cast<std::size_t>(count + kCandidateSlack);
     // each by its own size: the second may have found no memory
     if (values.size() < size) values.resize(size);

@@ -10,7 +10,7 @@
 
 #include <alkn/kernel/math.hpp>
 #include <alkn/kernel/passes.hpp>
-#include <alkn/kernel/select/select.hpp>
+#include <alkn/kernel/select/candidates.hpp>
 #include <alkn/kernel/tuning.hpp>
 
 namespace alkn::kernel {

@@ -90,25 +90,4 @@ class RadixSelect {
   std::vector<Part> parts_;
 };
 
-/// The `rank`-th largest (1-based) of values[n], on the calling thread, without other memory than
-/// the stack.
-template <class Values>
-inline float radix_select(Values values, std::int64_t n, std::int64_t rank) {
-  std::uint32_t prefix = 0;
-  for (const auto& [shift, bits] : {std::array<unsigned, 2>{21, 11}, {10, 11}, {0, 10}}) {
-    std::array<std::uint32_t, 2048> counts{};
-    const unsigned above = shift + bits;
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::uint32_t key = order_key(values[i]);
-      if (static_cast<std::uint64_t>(key) >> above != static_cast<std::uint64_t>(prefix) >> above)
-        continue;
-      ++counts[(key >> shift) & ((1U << bits) - 1)];
-    }
-    std::uint32_t bin = (1U << bits) - 1;
-    while (rank > counts[bin]) rank -= counts[bin--];
-    prefix |= bin << shift;
-  }
-  return key_value(prefix);
-}
-
 }  // namespace alkn::kernel

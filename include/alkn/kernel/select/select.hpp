@@ -10,84 +10,11 @@
 
 #include <alkn/kernel/math.hpp>
 #include <alkn/kernel/parallel.hpp>
-#include <alkn/kernel/passes.hpp>
+#include <alkn/kernel/select/candidates.hpp>
+#include <alkn/kernel/select/quickselect.hpp>
 #include <alkn/kernel/tuning.hpp>
 
 namespace alkn::kernel {
-
-/// What counts and candidates say of one order statistic.
-enum class Outcome { found, missed };
-struct Selected {
-  Outcome outcome = Outcome::missed;
-  float value = 0;
-  bool tied = false;        ///< it is an end of the interval
-  std::int64_t inside = 0;  ///< candidates in the interval
-};
-
-/// Both order statistics of the threshold.
-struct SelectedPair {
-  Selected low, high;
-  [[nodiscard]] bool found() const {
-    return low.outcome == Outcome::found && high.outcome == Outcome::found;
-  }
-};
-
-/// Scores set aside by several chunks.
-struct CandidateList {
-  const Candidates* chunks = nullptr;
-  std::int64_t num_chunks = 0;
-
-  [[nodiscard]] std::int64_t size() const {
-    std::int64_t sum = 0;
-    for (std::int64_t c = 0; c < num_chunks; ++c) sum += chunks[c].size;
-    return sum;
-  }
-  [[nodiscard]] bool overflow() const {
-    return std::any_of(chunks, chunks + num_chunks, [](const Candidates& c) { return c.overflow; });
-  }
-};
-
-/// One interval with the counts at its ends.
-struct Bracket {
-  float a = 0, b = 0;
-  std::int64_t ge_a = 0, ge_b = 0, gt_b = 0;
-  bool closed = false;
-};
-
-/// The key that would be at `place` of count, were they sorted: quickselect without a branch on a
-/// key, several times as fast as nth_element on a hundred.
-/// @param keys [count + 1], overwritten, as is spare [count + 1]
-inline std::uint32_t select_key(std::uint32_t* keys, std::uint32_t* spare, std::size_t count,
-                                std::size_t place) {
-  for (int round = 0; count > 1; ++round) {
-    if (round == 32) {  // pivots that did not halve: rare, and no more than nth_element's time
-      std::nth_element(keys, keys + place, keys + count);
-      return keys[place];
-    }
-    const std::uint32_t first = keys[0], middle = keys[count / 2], last = keys[count - 1];
-    const std::uint32_t pivot =
-        std::max(std::min(first, middle), std::min(std::max(first, middle), last));
-    std::size_t less = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      spare[less] = keys[i];  // kept if the next one does not overwrite it
-      less += keys[i] < pivot ? 1 : 0;
-    }
-    if (place < less) {
-      count = less;
-    } else {
-      std::size_t more = 0;
-      for (std::size_t i = 0; i < count; ++i) {
-        spare[more] = keys[i];
-        more += keys[i] > pivot ? 1 : 0;
-      }
-      if (place < count - more) return pivot;
-      place -= count - more;
-      count = more;
-    }
-    std::swap(keys, spare);
-  }
-  return keys[0];
-}
 
 /// Selects both order statistics from a list, in parallel where it is long. Allocates at its first
 /// use, and when threads are added.
@@ -303,11 +230,5 @@ class PairSelect {
   std::vector<Part> parts_;
   std::int64_t num_parts_ = 1;
 };
-
-/// The `rank`-th largest of keys[n], which are reordered. For few keys.
-inline float select_direct(std::uint32_t* keys, std::int64_t n, std::int64_t rank) {
-  std::nth_element(keys, keys + (n - rank), keys + n);
-  return key_value(keys[n - rank]);
-}
 
 }  // namespace alkn::kernel
