@@ -22,8 +22,8 @@ struct Chunk {
 /// The chunks of a list of tensors, tensor after tensor. An empty tensor has none.
 class ChunkList {
  public:
-  /// Rebuilds the list if the sizes have changed; returns whether they had. Where there is no
-  /// memory the list counts as none.
+  /// Rebuilds the list if the sizes have changed; returns whether they had. After an exception (no
+  /// memory) the next call rebuilds it.
   bool assign(const StepTensor* tensors, std::int64_t num_tensors) {
     if (same(tensors, num_tensors)) return false;
     clear();

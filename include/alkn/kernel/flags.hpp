@@ -1,5 +1,5 @@
-// Refuses compiler flags under which the results would be others, or NaN and infinity would go by
-// unseen. clang tells of the first two alone: what else it is given is the user's to leave out.
+// Refuses compiler flags that would change the results, or hide NaN and infinity. clang has macros
+// for the first two alone: the others are for its user to leave out.
 #pragma once
 
 #if defined(__FAST_MATH__)

@@ -81,7 +81,7 @@ ALKN_HOST_DEVICE inline float flushed_float(double x) noexcept {
 
 /// What a pass makes of r, the IEEE result of an operation without denormal operands.
 /// @param scaled gives 2^64 times the result, rounded; called only where r is 2^-126: such an r may
-/// be the rounding, in the fewer bits of a denormal, of a result whose 24 bits are below it
+/// be the rounding to a denormal's fewer bits of a result that is below it in 24 bits
 template <class Scaled>
 ALKN_HOST_DEVICE inline float settled(float r, Scaled scaled) noexcept {
   const auto bits = bit_copy<std::uint32_t>(r);
@@ -95,7 +95,7 @@ ALKN_HOST_DEVICE inline float settled(float r, Scaled scaled) noexcept {
 }
 
 /// The operations of a pass in IEEE arithmetic; `Ieee` has its mul, fma and div, rounded once.
-/// Operands that are large enough not to matter are scaled by 2^64 without an overflow: of a
+/// To get 2^64 times a result, operands are scaled that are too small for it to overflow: of a
 /// product near 2^-126 the smaller factor, of a sum near it both terms.
 template <class Ieee>
 struct Settled {

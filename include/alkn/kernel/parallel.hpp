@@ -39,8 +39,11 @@ using RangeBody = detail::FunctionRef<void(std::int64_t begin, std::int64_t end)
 ///
 /// The referred callable takes (int64 num_items, RangeBody body) and must outlive this object. With
 /// LibTorch:
-///     auto pool = [](std::int64_t n, alkn::kernel::RangeBody body) { at::parallel_for(0, n, 1,
-///     body); }; alkn::kernel::ParallelFor parallel(pool, at::get_num_threads());
+///
+///     auto pool = [](std::int64_t n, alkn::kernel::RangeBody body) {
+///       at::parallel_for(0, n, 1, body);
+///     };
+///     alkn::kernel::ParallelFor parallel(pool, at::get_num_threads());
 class ParallelFor {
  public:
   template <class F, class = std::enable_if_t<!std::is_same_v<std::decay_t<F>, ParallelFor>>>

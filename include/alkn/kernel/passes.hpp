@@ -9,8 +9,8 @@ namespace alkn::kernel {
 
 /// The intervals that should hold the two order statistics, and the interval of the threshold that
 /// they imply. No end is NaN. Open: values equal to an end are counted, not stored, so that heavy
-/// ties cost nothing. Closed: they are stored, and counted is only what the sizes of the lists do
-/// not tell; for ends that no score is likely to equal.
+/// ties cost nothing. Closed: they are stored, which spares the counts that the lists' sizes tell;
+/// for ends that hardly a score equals.
 struct Pivots {
   float low_a = 0, low_b = 0;
   float high_a = 0, high_b = 0;
@@ -30,7 +30,7 @@ struct PivotCounts {
   }
 };
 
-/// The most a kernel writes behind the capacity: the candidates of one word.
+/// How far past the capacity a kernel may write: the candidates of one word.
 inline constexpr std::int64_t kCandidateSlack = 64;
 
 /// Scores of one chunk that lie inside an interval, each with its index in the chunk.
@@ -39,7 +39,7 @@ struct Candidates {
   std::uint16_t* indices = nullptr;  ///< [capacity + kCandidateSlack]
   std::int64_t capacity = 0;
   std::int64_t size = 0;
-  bool overflow = false;  ///< there were more: those behind capacity are lost
+  bool overflow = false;  ///< there were more, which are lost
 };
 
 /// Which random numbers round a compact state.
@@ -48,8 +48,8 @@ struct Rounding {
   std::uint32_t first = 0;  ///< number of element 0 in its rounding block
 };
 
-/// What a pass asks the cache for in advance: its own arrays, which from its element 0 on have
-/// `size` elements, and after their end the heads of the arrays that the thread comes to next.
+/// What a pass prefetches: its own arrays, which have `size` elements from its element 0 on, and
+/// past their ends the starts (heads) of the arrays of the thread's next pass.
 struct Ahead {
   static constexpr int kArrays = 6;
   std::int64_t size = 0;

@@ -29,7 +29,7 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
   ~Arena() { release(); }
 
-  /// A block of zeros, aligned to 64 bytes; large blocks start at ever other offsets of a page.
+  /// A block of zeros, aligned to 64 bytes; each large block starts at another offset of a page.
   /// @throws std::bad_alloc
   void* allocate(std::size_t bytes) {
     std::size_t begin = round_up(used_, kAlignment);
@@ -53,7 +53,7 @@ class Arena {
     return static_cast<T*>(allocate(static_cast<std::size_t>(count) * sizeof(T)));
   }
 
-  /// Makes room for `bytes` in one piece, so that blocks that are asked for next lie together.
+  /// Makes room for `bytes` in one piece, so that the next blocks lie together.
   void reserve(std::size_t bytes) {
     if (slabs_.empty() || used_ + bytes > slabs_.back().bytes) grow(bytes + bytes / 32 + 2 * kPage);
   }
@@ -74,7 +74,7 @@ class Arena {
   static constexpr std::size_t kLarge = std::size_t{256} << 10U;
   static constexpr std::size_t kHugePage = std::size_t{2} << 20U;
   static constexpr std::size_t kStagger =
-      576;  // a ninth cache line: also other sets of the first-level cache
+      576;  // nine cache lines: blocks differ in their sets of the first-level cache, too
 
   struct Slab {
     void* data = nullptr;
@@ -111,7 +111,7 @@ class Arena {
     char* data = static_cast<char*>(raw) + before;
     if (before > 0) ::munmap(raw, before);
     if (extra > before) ::munmap(data + bytes, extra - before);
-    ::madvise(data, bytes, MADV_HUGEPAGE);  // a wish: without huge pages everything still works
+    ::madvise(data, bytes, MADV_HUGEPAGE);  // a hint: without huge pages all works as well
     return data;
   }
   static void unmap(const Slab& slab) noexcept { ::munmap(slab.data, slab.bytes); }

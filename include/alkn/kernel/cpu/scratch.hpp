@@ -1,5 +1,5 @@
-// Memory that one running body of a parallel loop needs, handed out by number of threads, not by
-// thread.
+// Memory that a running body of a parallel loop needs: as many pieces as bodies run at once, none
+// of which belongs to a thread.
 #pragma once
 
 #include <array>
@@ -30,7 +30,7 @@ struct Scratch {
   void reserve_candidates(std::int64_t count) {
     if (count > 0) select.reserve(1), radix.reserve(1);
     const auto size = static_cast<std::size_t>(count + kCandidateSlack);
-    // each by its own size: the second may have found no memory
+    // each by its own size: an earlier call may have found memory for the first alone
     if (values.size() < size) values.resize(size);
     if (indices.size() < size) indices.resize(size);
   }

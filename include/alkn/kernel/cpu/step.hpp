@@ -41,7 +41,8 @@ class CpuStep {
                  const ParallelFor& parallel) {
     check_step("CpuStep", tensors, num_tensors, args);
     chunks_.assign(tensors, num_tensors);
-    sums_.resize(static_cast<std::size_t>(chunks_.size()));  // also after one that found no memory
+    sums_.resize(
+        static_cast<std::size_t>(chunks_.size()));  // whatever an earlier call without memory left
     unmasked_.resize(static_cast<std::size_t>(chunks_.size()));
     pool_.reserve(parallel.num_threads(), 0);
     const StepRun run{tensors, num_tensors, chunks_,         kernel::kernels(),
@@ -98,12 +99,13 @@ class CpuStep {
                          unbiased_deviation(sum, squares, t.size));
   }
 
-  /// The last pass where no threshold is due: with the score, if there is one, in the same pass.
+  /// The last pass where no threshold is due; where there is a score, it grows in the same pass.
   void update(const StepRun& run, const StepNumbers& numbers) {
     run.parallel(chunks_.size(), [&](std::int64_t begin, std::int64_t end) {
       const ScratchPool::Lease scratch(pool_);
       CpuWorker worker(run.kernels, numbers, *scratch);
-      for (std::int64_t c = end - 1; c >= begin; --c) {  // backwards: the end is still in the cache
+      for (std::int64_t c = end - 1; c >= begin;
+           --c) {  // backwards: the norm has left the end in the cache
         const Chunk& chunk = chunks_[c];
         const StepTensor& t = run.tensors[chunk.tensor];
         worker.then_update(run.tensors, c > begin ? &chunks_[c - 1] : nullptr);

@@ -24,8 +24,8 @@ class CpuWorker {
   CpuWorker(const Kernels& kernels, const StepNumbers& numbers, Scratch& scratch)
       : kernels_(kernels), numbers_(numbers), scratch_(scratch) {}
 
-  /// What the thread does after the next pass, so that this asks for it in advance: the sums of a
-  /// chunk, its score, an update. @param next null: nothing
+  /// Announces the thread's next pass (the sums of a chunk, its score, an update), so that the pass
+  /// before it prefetches its first lines. @param next null: there is none
   void then_sum(const StepTensor* tensors, const Chunk* next) {
     next_ = {};
     if (next == nullptr) return;
@@ -52,7 +52,7 @@ class CpuWorker {
               state_at(t.exp_avg, t, chunk.begin), state_at(t.exp_avg_sq, t, chunk.begin),
               head(t.retain, t.retain_type, chunk), state_at(t.score, t, chunk.begin)}};
   }
-  /// The update of a chunk whose score was the last pass: its gradient is in the cache.
+  /// The same for the update of a chunk that was scored just before: its gradient is in the cache.
   void then_update_scored(const StepTensor* tensors, const Chunk* chunk) {
     then_update(tensors, chunk);
     for (int i = 0; i < 3; ++i) next_.heads[i] = next_.heads[i + 1];
@@ -142,7 +142,7 @@ class CpuWorker {
 
   using UpdateKernel = std::int64_t (*const (&)[2])(const UpdatePass&);
 
-  /// Updates a chunk by one of Kernels::update_*; returns what they do.
+  /// Updates a chunk by one of StateKernels::update_*; returns how many entries are trained.
   std::int64_t update(const StepTensor& t, const Chunk& chunk, UpdateKernel kernel,
                       bool fused) const {
     std::int64_t num_on = 0;

@@ -1,6 +1,6 @@
-// Four elements of an array at once: by one access where the array is aligned, else and at the tail
-// one by one. Each array is asked for itself: a gradient that starts anywhere in a bucket costs the
-// other arrays of its tensor nothing.
+// Four elements of an array at once: by one access where the array is aligned, one by one elsewhere
+// and at the tail. Each array is looked at by itself: a gradient that is not aligned in its bucket
+// costs the other arrays of its tensor nothing.
 #pragma once
 
 #include <cstdint>

@@ -7,12 +7,10 @@
 //
 //     thread(), num_threads()    this thread in its block; a multiple of 32
 //     index(), num_blocks()      this block in its grid
-//     sync()                     all threads of the block meet; what was written before is seen
-//                                after
+//     sync()                     a barrier of the block's threads, also for what they wrote
 //     load(p), store(p, x)       global memory; 16, 8, 4 or 2 bytes, aligned to their size
 //     load_fresh(p)              the same for what other blocks of this launch have written
-//     fence()                    what this thread wrote is seen by other blocks before what it
-//                                writes next
+//     fence()                    other blocks see what this thread wrote before what it writes next
 //     fetch_add(p, x)            atomically, global memory, 64 bits
 //     fetch_add_shared(p, x)     atomically, shared memory, 32 bits
 //     sum_shared(p, x)           adds x of every thread to *p; all threads take part; needs sync()

@@ -17,9 +17,9 @@
 #include <alkn/kernel/cuda/block.hpp>
 #include <alkn/kernel/cuda/tuning.hpp>
 
-// The kernels' namespace names the architectures that they were compiled for: archs_800_900_0_ ...
-// Inside it everything has internal linkage. So two libraries of one process, built for other
-// architectures, share no kernel, not even by name.
+// The kernels' namespace names the architectures that they were compiled for (archs_800_900_0_
+// ...), and everything inside has internal linkage: two libraries of one process that were built
+// for different architectures share no kernel, not even by name.
 #define ALKN_ARCHS_JOIN_(a, b, c, d, e, f, g, h, ...) \
   archs_##a##_##b##_##c##_##d##_##e##_##f##_##g##_##h
 #define ALKN_ARCHS_(...) ALKN_ARCHS_JOIN_(__VA_ARGS__)
@@ -46,12 +46,13 @@ inline bool is_capturing(cudaStream_t stream) {
   return capture != cudaStreamCaptureStatusNone;
 }
 
-/// Whose device memory the kernels work in, for example LibTorch's caching allocator.
+/// The allocator of the kernels' device memory, for example LibTorch's caching allocator.
 struct Memory {
   /// Memory that `stream` uses first. Throws where there is none.
   void* (*allocate)(std::size_t bytes, cudaStream_t stream) = nullptr;
   void (*release)(void* data) = nullptr;
-  /// Another stream uses it from now on: it must not be handed out before that is done.
+  /// Another stream uses it from now on: it must not be handed out again before that stream's work
+  /// is done.
   void (*share)(void* data, cudaStream_t stream) = nullptr;
 };
 

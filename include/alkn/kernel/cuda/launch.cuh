@@ -13,6 +13,7 @@
 
 #include <alkn/kernel/cuda/places.hpp>
 #include <alkn/kernel/cuda/plan.hpp>
+#include <alkn/kernel/cuda/step_arrays.cuh>
 #include <alkn/kernel/cuda/step_kernels.cuh>
 #include <alkn/kernel/step.hpp>
 
@@ -40,15 +41,7 @@ inline int place_of(const void* p) {
 /// for the last. A CUDA graph has capture() and prepare().
 class CudaStep {
  public:
-  explicit CudaStep(const Memory& memory)
-      : inputs_(memory),
-        chunks_(memory),
-        control_(memory),
-        states_(memory),
-        sums_(memory),
-        candidates_(memory),
-        histograms_(memory),
-        squares_(memory) {}
+  explicit CudaStep(const Memory& memory) : arrays_(memory) {}
   CudaStep(const CudaStep&) = delete;
   CudaStep& operator=(const CudaStep&) = delete;
 
@@ -81,7 +74,7 @@ class CudaStep {
     plan_.share(device, num_devices);
     follow(stream);
     if (stale_sizes_) grow(stream);
-    squares_.reserve(static_cast<std::size_t>(num_devices) * sizeof(double), false, stream);
+    arrays_.squares.reserve(static_cast<std::size_t>(num_devices) * sizeof(double), false, stream);
     device_ = current_device();
     upload(stream);
     launch_norm(stream);
@@ -91,8 +84,8 @@ class CudaStep {
     for (std::size_t d = 0; d < all.size(); ++d) {
       if (all[d] == this) continue;
       all[d]->summed_.hold(stream);
-      check_cuda(cudaMemcpyPeerAsync(squares_.get<double>() + d, device_,
-                                     all[d]->squares_.get<double>() + d, all[d]->device_,
+      check_cuda(cudaMemcpyPeerAsync(arrays_.squares.get<double>() + d, device_,
+                                     all[d]->arrays_.squares.get<double>() + d, all[d]->device_,
                                      sizeof(double), stream),
                  "cudaMemcpyPeerAsync");
     }
@@ -102,7 +95,7 @@ class CudaStep {
     for (const CudaStep* other : all) {
       if (other != this) other->gathered_.hold(stream);  // has read from here
     }
-    combine_launch<<<1, tuning::kNormThreads, 0, stream>>>(table());
+    combine_launch<<<1, tuning::kNormThreads, 0, stream>>>(arrays_.table());
     launch_rest(stream, plan_.kernels());
     done_.record(stream);
   }
@@ -146,9 +139,9 @@ class CudaStep {
     const std::size_t bytes = sizeof(TensorState) * num_tensors;
     if (results_.bytes() < sizeof(Control) + bytes) fetched_.synchronize();
     results_.reserve(sizeof(Control) + bytes);
-    copy(results_.data(), control_.get<Control>(), sizeof(Control), stream);
+    copy(results_.data(), arrays_.control.get<Control>(), sizeof(Control), stream);
     if (bytes > 0) {
-      copy(results_.data() + sizeof(Control), states_.get<TensorState>(), bytes, stream);
+      copy(results_.data() + sizeof(Control), arrays_.states.get<TensorState>(), bytes, stream);
     }
     fetched_.record(stream);
   }
@@ -184,8 +177,8 @@ class CudaStep {
   }
 
  private:
-  /// A place in pinned memory for what a step copies; the host fills one while the other is on its
-  /// way.
+  /// Pinned memory for what a step copies to the device; the host fills one while the other is
+  /// being copied.
   struct Slot {
     PinnedArray memory;
     Event copied;
@@ -207,47 +200,29 @@ class CudaStep {
     stale_sizes_ = stale_sizes_ || change.sizes;
   }
 
-  /// The work of the last step comes first, whatever stream it is on.
+  /// Makes this step wait for the last one, whatever stream that is on.
   void follow(cudaStream_t stream) {
     if (!has_stream_) {
       numbers_ = DeviceNumbers::of_current();
     } else if (stream != stream_) {
       if (replays_) done_.record(stream_);
       done_.hold(stream);
-      for (const DeviceArray* array : {&inputs_, &chunks_, &control_, &states_, &sums_,
-                                       &candidates_, &histograms_, &squares_}) {
-        array->share(stream);
-      }
+      arrays_.share(stream);
     }
     stream_ = stream;
     has_stream_ = true;
     replays_ = false;
   }
 
-  [[nodiscard]] static std::size_t input_bytes(std::int64_t num_tensors) {
-    return sizeof(Header) + static_cast<std::size_t>(num_tensors) * sizeof(Tensor);
-  }
-
   void grow(cudaStream_t stream) {
-    const WorkSizes& sizes = plan_.sizes();
-    const auto bytes = [](std::int64_t count, std::size_t each) {
-      return std::max<std::size_t>(static_cast<std::size_t>(count) * each, 16);
-    };
-    inputs_.reserve(input_bytes(sizes.num_tensors), false, stream);
-    chunks_.reserve(bytes(sizes.num_chunks, sizeof(Chunk)), false, stream);
-    control_.reserve(sizeof(Control), true, stream);
-    states_.reserve(bytes(sizes.num_tensors, sizeof(TensorState)), true, stream);
-    sums_.reserve(bytes(3 * sizes.num_chunks, sizeof(double)), false, stream);
-    candidates_.reserve(bytes(sizes.num_candidates, sizeof(std::uint32_t)), false, stream);
-    histograms_.reserve(bytes(sizes.num_histograms * 2 * tuning::kRadixBins, sizeof(std::uint64_t)),
-                        true, stream);
-    graph_.reset();        // its kernels know the old arrays
+    arrays_.grow(plan_.sizes(), stream);
+    graph_.reset();        // its kernels have the old arrays' addresses
     stale_chunks_ = true;  // the array may be another one
     stale_sizes_ = false;
   }
 
   void upload(cudaStream_t stream) {
-    const std::size_t bytes = input_bytes(plan_.header().num_tensors);
+    const std::size_t bytes = StepArrays::input_bytes(plan_.header().num_tensors);
     Slot& slot = slots_[next_slot_];
     next_slot_ = 1 - next_slot_;
     slot.copied.synchronize();  // of the step before the last: long done
@@ -258,10 +233,10 @@ class CudaStep {
       std::memcpy(slot.memory.data() + sizeof(Header), plan_.tensors().data(),
                   bytes - sizeof(Header));
     }
-    copy(inputs_.get<char>(), slot.memory.data(), bytes, stream);
+    copy(arrays_.inputs.get<char>(), slot.memory.data(), bytes, stream);
     if (chunk_bytes > 0) {
       std::memcpy(slot.memory.data() + bytes, plan_.chunks().data(), chunk_bytes);
-      copy(chunks_.get<Chunk>(), slot.memory.data() + bytes, chunk_bytes, stream);
+      copy(arrays_.chunks.get<Chunk>(), slot.memory.data() + bytes, chunk_bytes, stream);
     }
     stale_chunks_ = false;
     slot.copied.record(stream);
@@ -271,18 +246,6 @@ class CudaStep {
     check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
   }
 
-  [[nodiscard]] Table table() const {
-    return {inputs_.get<Header>(),
-            reinterpret_cast<const Tensor*>(inputs_.get<char>() + sizeof(Header)),
-            chunks_.get<Chunk>(),
-            control_.get<Control>(),
-            states_.get<TensorState>(),
-            sums_.get<double>(),
-            candidates_.get<std::uint32_t>(),
-            histograms_.get<std::uint64_t>(),
-            squares_.get<double>()};
-  }
-
   void launch(cudaStream_t stream, const Kernels& kernels) {
     launch_norm(stream);
     launch_rest(stream, kernels);
@@ -290,13 +253,13 @@ class CudaStep {
 
   void launch_norm(cudaStream_t stream) {
     const unsigned blocks = numbers_.grid(plan_.header().num_chunks, tuning::kNormBlocks);
-    norm_launch<<<blocks, tuning::kNormThreads, 0, stream>>>(table());
+    norm_launch<<<blocks, tuning::kNormThreads, 0, stream>>>(arrays_.table());
   }
 
   void launch_rest(cudaStream_t stream, const Kernels& kernels) {
     const std::int64_t num_tensors = plan_.header().num_tensors;
     const std::int64_t num_chunks = plan_.header().num_chunks;
-    const Table table = this->table();
+    const Table table = arrays_.table();
     constexpr int kThreads = tuning::kThreads;
     const std::int64_t num_units = num_chunks * tuning::kUnits;
     if (kernels.selects) {
@@ -322,11 +285,11 @@ class CudaStep {
   DeviceNumbers numbers_;
   cudaStream_t stream_ = nullptr;
   bool has_stream_ = false;
-  bool replays_ = false;            ///< behind done_ there may be a replay on the stream
+  bool replays_ = false;            ///< a replay may have followed done_ on the stream
   std::unique_ptr<Kernels> graph_;  ///< of the last capture()
   int device_ = 0;                  ///< of enqueue_sums()
   Event done_, fetched_, summed_, gathered_;
-  DeviceArray inputs_, chunks_, control_, states_, sums_, candidates_, histograms_, squares_;
+  StepArrays arrays_;
   Slot slots_[2];
   int next_slot_ = 0;
   PinnedArray results_;

@@ -113,7 +113,7 @@ ALKN_DEVICE inline void set_control(Control& control, const Header& header, doub
   control.step += 1;
 }
 
-/// The sum of g^2 over all chunks, for thread 0.
+/// The sum of g^2 over all chunks; thread 0 gets it.
 template <class Block>
 ALKN_DEVICE inline double sum_of_squares(const Block& block, NormShared& shared,
                                          const Table& table) {
@@ -138,7 +138,8 @@ ALKN_DEVICE inline double sum_of_squares(const Block& block, NormShared& shared,
   return squares;
 }
 
-/// What follows from the sum of g^2, of thread 0; run by one block after all others are done.
+/// What follows from thread 0's sum of g^2: clip scale, skip, deviations. One block runs it, after
+/// all others are done.
 template <class Block>
 ALKN_DEVICE inline void finish_step(const Block& block, NormShared& shared, const Table& table,
                                     double squares) {

@@ -33,7 +33,7 @@ void for_arrays(const StepTensor& t, const StepArgs& args, F f) {
 }
 inline constexpr std::size_t kNumArrays = 10;
 
-/// The pointers of the last step, which need no second look.
+/// The pointers of the last step, which are not asked about again.
 using KnownPlaces = std::vector<const void*>;
 
 /// Throws std::invalid_argument unless every pointer is on `device`; asks only for those that the

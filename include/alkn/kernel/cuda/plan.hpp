@@ -22,7 +22,7 @@ struct WorkSizes {
   std::int64_t num_tensors = 0, num_chunks = 0, num_candidates = 0, num_histograms = 0;
 };
 
-/// What a step asks of the device that the last one did not.
+/// What the device needs for this step and did not for the last one.
 struct PlanChange {
   bool chunks = false;  ///< there is another list of chunks
   bool sizes = false;   ///< an array has to grow
@@ -34,8 +34,8 @@ struct Kernels {
   Update update = Update::adamw;
   bool selects = false;  ///< thresholds may be learned, by eight kernels in place of two
 
-  /// Whether these can take a step that launches `other`: without thresholds to be learned the six
-  /// in the middle find nothing to do.
+  /// Whether these can take a step that launches `other`; the six kernels in the middle find
+  /// nothing to do where no threshold is learned.
   [[nodiscard]] bool take(const Kernels& other) const {
     return mask == other.mask && update == other.update && (selects || !other.selects);
   }
@@ -94,7 +94,7 @@ class Plan {
   [[nodiscard]] Kernels kernels() const {
     return {header_.args.mask, header_.args.update, selects()};
   }
-  /// Those of a graph that takes this step and the others of its task.
+  /// The kernels of a graph that can take every step of this task.
   [[nodiscard]] Kernels all_kernels() const {
     return {header_.args.mask, header_.args.update, header_.args.mask == MaskKind::localized};
   }

@@ -37,8 +37,8 @@ ALKN_HOST_DEVICE inline const void* row_of(const TokenRows& rows, std::int64_t r
   return static_cast<const char*>(rows.logits) + at * type_bytes(rows.type);
 }
 
-/// How many elements behind a multiple of four a row starts in memory: accesses of four start as
-/// many before it.
+/// How many elements after a multiple of four a row starts in memory; accesses of four start there,
+/// that many elements before the row.
 ALKN_HOST_DEVICE inline std::int64_t row_shift(const void* row, DType type) {
   return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(row) /
                                    static_cast<std::uintptr_t>(type_bytes(type)) % 4);
@@ -64,8 +64,8 @@ ALKN_DEVICE inline void load_logits(const Block& block, const void* row, DType t
   }
 }
 
-/// A thread's elements of a block of a row, and where they are. One access more than the block has:
-/// its last elements where the row does not start at a multiple of four.
+/// A thread's elements of a block of a row, and where they are. Where the row does not start at a
+/// multiple of four, one more access takes the block's last elements.
 struct TokenPart {
   float x[tuning::kTokenLoads + 1][4];
 };
@@ -106,7 +106,7 @@ ALKN_DEVICE inline float largest_of_block(const Block& block, TokenShared& share
   return key_value(key);
 }
 
-/// The sum of the first `length` terms; of thread 0.
+/// The sum of the first `length` terms; thread 0 gets it.
 template <class Block>
 ALKN_DEVICE inline float sum_terms(const Block& block, TokenShared& shared, std::int64_t length) {
   const int thread = block.thread();
@@ -125,7 +125,7 @@ ALKN_DEVICE inline float sum_terms(const Block& block, TokenShared& shared, std:
   return thread == 0 ? shared.lanes[0] : 0.0F;
 }
 
-/// max and log_sum of a row; of thread 0.
+/// max and log_sum of a row; thread 0 gets them.
 template <class Block>
 ALKN_DEVICE inline void log_sum_exp_of_row(const Block& block, TokenShared& shared,
                                            const TokenRows& rows, const void* row, double& max,
@@ -147,7 +147,8 @@ ALKN_DEVICE inline void log_sum_exp_of_row(const Block& block, TokenShared& shar
       }
       most = largest;
     }
-    const float by = most > lowest ? most : 0.0F;  // and yet a NaN must be seen
+    const float by =
+        most > lowest ? most : 0.0F;  // the sum then shows a NaN, which the maximum skips
     ALKN_CUDA_UNROLL
     for (int k = 0; k <= tuning::kTokenLoads; ++k) {
       const std::int64_t at = token_at(0, shift, k, block.thread());

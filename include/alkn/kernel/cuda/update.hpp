@@ -16,7 +16,7 @@ struct UpdateShared {
   std::uint32_t num_on;
 };
 
-/// What an update of a tensor's elements goes by.
+/// The numbers that update a tensor's elements.
 struct UpdateNumbers {
   ScoreLanes score;
   AdamWLanes<F> adamw;

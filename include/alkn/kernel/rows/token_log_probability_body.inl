@@ -88,8 +88,8 @@ inline LogSumExp log_sum_exp(const T* x, std::int64_t size) {
       rescale = std::exp(static_cast<double>(most) - static_cast<double>(block));
       most = block;
     }
-    const bool none =
-        most == -std::numeric_limits<float>::infinity();  // and yet a NaN must be seen
+    const bool none = most == -std::numeric_limits<float>::infinity();  // the sum then shows a NaN,
+                                                                        // which the maximum skips
     const float more = block_sum_exp(x + start, length, none ? 0.0F : most);
     sum = std::fma(sum, rescale, static_cast<double>(more));
   }

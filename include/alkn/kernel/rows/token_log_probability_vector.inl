@@ -2,9 +2,9 @@
 // guard: included by token_log_probability.hpp once for each set, inside its namespace and under
 // its target attribute.
 //   larger(a, b): a where a > b, else b (so b where either is a NaN)
-//   scale_by_power(y, t): y 2^n, where n stands in the low bits of t = 1.5 2^23 + n, by adding to
-//   y's exponent write_past(out, y): a store that leaves the caches alone; out is aligned to the
-//   vector
+//   scale_by_power(y, t): y 2^n, by adding to y's exponent; n stands in the low bits of
+//                         t = 1.5 2^23 + n
+//   write_past(out, y): a store that leaves the caches alone; out is aligned to the vector
 
 #if ALKN_ROW_SET == 512
 inline F larger(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }

@@ -1,6 +1,6 @@
-// Where the order statistics of the next step must lie: by the last steps, or by a sample.
+// Predicts where the order statistics of the next step lie, by the last steps or by a sample.
 //
-// Nothing here decides a result: a prediction that fails is noticed by the counts.
+// Nothing here decides a result: the counts notice a prediction that fails.
 #pragma once
 
 #include <algorithm>
@@ -40,8 +40,9 @@ inline void bracket_threshold(Pivots& p, const ThresholdRule& rule) {
   }
 }
 
-/// Where a sorted sample has the ends of the interval that holds the rank-th largest of n with the
-/// asked certainty, counted from the smallest; outside of the sample: there is no end.
+/// The places in a sorted sample, counted from the smallest, between which the rank-th largest of n
+/// lies with the certainty of `sigmas`; a place outside of the sample: the interval has no such
+/// end.
 struct SampledBracket {
   std::int64_t a = 0, b = 0;
 
@@ -61,7 +62,7 @@ inline void sort_places(std::uint32_t* keys, std::int64_t num_keys, std::int64_t
     if (place >= from && place < to) std::nth_element(keys + from, keys + place, keys + to);
   };
   const auto inside = [&](std::int64_t x) { return std::clamp<std::int64_t>(x, 0, num_keys); };
-  part(0, places[1], num_keys);  // each of the others then lies in what is left on its side
+  part(0, places[1], num_keys);  // then the others, each on its side of that one
   part(0, places[0], inside(places[1]));
   part(inside(places[1] + 1), places[2], num_keys);
   part(inside(places[2] + 1), places[3], num_keys);
@@ -94,7 +95,7 @@ inline Pivots pivots_by_sample(std::uint32_t* keys, std::int64_t num_keys,
 class Track {
  public:
   [[nodiscard]] bool ready() const { return seen_ >= 2; }
-  /// The share of the scores that such an interval should hold, by the last one that was counted.
+  /// The share of the scores that an interval should hold, by the density in the last one.
   [[nodiscard]] double share(float a, float b) const {
     return density_ * (static_cast<double>(b) - static_cast<double>(a));
   }
@@ -200,7 +201,7 @@ class Predictor {
       penalty_ = std::max(1, penalty_ - 1);
     }
   }
-  /// One did not, or too much lay there.
+  /// One did not, or too many candidates lay there.
   void miss(bool by_sample) {
     ++(by_sample ? counts_.sampled_misses : counts_.misses);
     if (by_sample) {
@@ -215,7 +216,7 @@ class Predictor {
   /// is wide in the middle, where most scores are.
   void crowd() { crowded_ = true; }
   [[nodiscard]] bool crowded() const { return crowded_; }
-  /// The bracket by the last steps has to be wider.
+  /// Counts a bracket by the last steps that was made wider.
   void widen() { ++counts_.widened; }
   [[nodiscard]] const PredictionCounts& counts() const { return counts_; }
 
@@ -227,7 +228,7 @@ class Predictor {
   int penalty_ = 1;
   int pause_ = 0;
   bool crowded_ = false;
-  bool tied_ = false;  ///< a heavy value: brackets by a sample count it instead of storing it
+  bool tied_ = false;  ///< many scores are equal: brackets by a sample count them, storing none
 };
 
 }  // namespace alkn::kernel

@@ -1,5 +1,5 @@
 // Exact order statistics from counts and candidates: where a value must lie is predicted, what lies
-// there is set aside while the scores are written, and the value is then selected from little.
+// there is set aside while the scores are written, and the value is selected from those few.
 #pragma once
 
 #include <algorithm>

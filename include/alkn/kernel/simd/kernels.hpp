@@ -32,8 +32,8 @@
 
 namespace alkn::kernel::detail {
 
-/// Asks for `kBytes` bytes from the cache line at an address on; that may lie behind an array: a
-/// pointer past its end may not be computed, a number may.
+/// Prefetches `kBytes` bytes from an address on. It is a number, since it may lie past an array's
+/// end, where no pointer may be computed.
 template <int kBytes>
 ALKN_INLINE void prefetch_address(std::uintptr_t at) {
   ALKN_UNROLL
@@ -50,8 +50,7 @@ ALKN_INLINE void prefetch(const void* p, std::int64_t offset) {
 
 }  // namespace alkn::kernel::detail
 
-// The vector layer comes first, a block of its own, so that no formatter sorts it behind the
-// bodies.
+// The vector layer stands apart from the bodies, so that no formatter sorts it after them.
 namespace alkn::kernel::scalar {
 #include <alkn/kernel/simd/scalar.inl>
 

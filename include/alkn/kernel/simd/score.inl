@@ -53,13 +53,13 @@ ALKN_INLINE M count_scores(SelectLanes& s, F score, M& on) {
 template <bool kClosed>
 inline void add_counts(const SelectLanes& s, PivotCounts& counts) {
   counts.low_ge_a += s.low_ge_a.total(), counts.high_ge_a += s.high_ge_a.total();
-  if constexpr (kClosed) return;  // nobody counted the others
+  if constexpr (kClosed) return;  // the others were not counted
   counts.low_ge_b += s.low_ge_b.total(), counts.low_gt_b += s.low_gt_b.total();
   counts.high_ge_b += s.high_ge_b.total(), counts.high_gt_b += s.high_gt_b.total();
 }
 
-/// Asks for the 64 elements of a moment, a score (kCompact: 2 bytes each) or fp32 array that will
-/// be needed next but a few; behind its end, for those of the head in its place.
+/// Prefetches the 64 elements that lie kPrefetch ahead in a moment, a score (kCompact: 2 bytes
+/// each) or an fp32 array; past the array's end, the start of the next pass's array in its place.
 template <bool kCompact = false>
 ALKN_INLINE void prefetch_word(const void* array, const Ahead& ahead, int place, std::int64_t i) {
   constexpr int kBytes = kCompact ? 2 : 4;
@@ -129,8 +129,8 @@ class RandomBits {
   U step_;
 };
 
-/// What is left of `pass` from element i on; the last, partial vector of a word, whose bits are
-/// `used` and `mask`.
+/// The rest of `pass` from element i on, fewer elements than a vector has; `used` and `mask` hold
+/// their bits from bit 0 on.
 template <bool kCompact>
 inline ScorePass tail_of(const ScorePass& pass, std::int64_t i, const std::uint64_t* used,
                          std::uint64_t* mask) {
@@ -161,7 +161,7 @@ enum class Select { none, open, closed };
 template <bool kGrow, Select kSelected, bool kCompact>
 inline void score_words(const ScorePass& given) {
   constexpr bool kSelect = kSelected != Select::none;
-  const ScorePass pass = given;  // ours: no store below can change it
+  const ScorePass pass = given;  // a copy: no store below can change it
   const ScoreLanes c = score_lanes(pass.numbers);
   RandomBits<kCompact> random(pass.rounding);
   SelectLanes select = select_lanes(pass.pivots);
@@ -217,7 +217,7 @@ inline void score_words(const ScorePass& given) {
     }
     if constexpr (kSelect) {
       if constexpr (kGrow) pass.mask[i >> 6U] = word;
-      if (num_found > capacity) {  // what is behind is lost; the slack takes one word's worth
+      if (num_found > capacity) {  // the slack has room for the candidates of one word
         num_found = capacity;
         found.overflow = true;
       }

@@ -4,8 +4,8 @@
 
 inline constexpr std::int64_t kRows = 16;
 
-/// The address of what a pass comes to kSumPrefetch elements after element i: in the array, or in
-/// the head in its place; 0: nothing.
+/// The address kSumPrefetch elements after element i: in the array, or past its end in the next
+/// pass's array in its place; 0: there is none.
 inline std::uintptr_t soon(const float* array, const Ahead& ahead, int place, std::int64_t i) {
   const std::int64_t at = i + tuning::kSumPrefetch;
   const bool goes_on = at < ahead.size;
@@ -15,7 +15,7 @@ inline std::uintptr_t soon(const float* array, const Ahead& ahead, int place, st
   return reinterpret_cast<std::uintptr_t>(from) + static_cast<std::uintptr_t>(elements) * 4;
 }
 
-/// Asks for kVectors vectors of a later row.
+/// Prefetches kVectors vectors of a later row.
 template <int kVectors>
 ALKN_INLINE void prefetch_row(std::uintptr_t row) {
   constexpr int kBytes = kVectors * kDoubles * 4;

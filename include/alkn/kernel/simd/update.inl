@@ -1,10 +1,10 @@
 // The update pass, alone or with the score in one pass.
 
-/// Where an update knows from which entries are on.
+/// What tells an update which entries are on.
 enum class Source { all, bits, scored, fused };
 
-/// What is left of `pass` from element i on; the last, partial vector of a word, whose bits are
-/// `used` and `mask`.
+/// The rest of `pass` from element i on, fewer elements than a vector has; `used` and `mask` hold
+/// their bits from bit 0 on.
 template <bool kCompact>
 inline UpdatePass tail_of(const UpdatePass& pass, std::int64_t i, const std::uint64_t* used,
                           std::uint64_t* mask) {
@@ -50,7 +50,8 @@ ALKN_INLINE void move_entries(const UpdatePass& pass, std::int64_t i, const Adam
                          load_state<kCompact>(pass.exp_avg_sq, i)};
     const AdamWState now = adamw_step(adamw, grad, in_union, old);
     store(pass.param + i, blend(moves, now.param, old.param));
-    if constexpr (kCompact) {  // rounded first: what is not moved keeps its bits, a NaN's too
+    if constexpr (kCompact) {  // rounded before the blend: what does not move keeps its bits, also
+                               // of a NaN
       const F exp_avg = value_of(rounded_exp_avg(now.exp_avg, random));
       const F exp_avg_sq = value_of(rounded_exp_avg_sq(now.exp_avg_sq, random));
       store_upper(static_cast<std::uint16_t*>(pass.exp_avg) + i,
@@ -80,10 +81,10 @@ ALKN_INLINE void prefetch_update(const UpdatePass& pass, std::int64_t i) {
   }
 }
 
-/// Returns how many entries are on, but for Source::all.
+/// Returns how many entries are on; 0 for Source::all.
 template <Source kSource, bool kAdamW, bool kCompact>
 inline std::int64_t update_words(const UpdatePass& given_pass) {
-  const UpdatePass pass = given_pass;  // ours: no store below can change it
+  const UpdatePass pass = given_pass;  // a copy: no store below can change it
   constexpr bool kWrites = kSource == Source::scored || kSource == Source::fused;
   const ScoreLanes c = score_lanes(pass.numbers);
   const AdamWLanes<F> adamw = adamw_lanes(pass.adamw);
