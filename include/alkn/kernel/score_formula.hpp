@@ -29,9 +29,9 @@ struct ScoreFormula {
 
 /// The formula for one tensor and step.
 struct ScoreNumbers {
-  ScoreFormula formula;  ///< alignment: 1 for ScoreKind::ratio
   float scale = 1;       ///< clip scale
   float penalty = 0;     ///< mu k
+  ScoreFormula formula;  ///< alignment: 1 for ScoreKind::ratio
 };
 
 }  // namespace alkn::kernel
