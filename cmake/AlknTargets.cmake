@@ -1,5 +1,6 @@
 # alkn::kernel: the headers alone, C++17, nothing but the standard library.
 # alkn::alkn:   the whole library, C++20, with LibTorch, Eigen, fmt and nlohmann/json.
+# alkn::compiled: the same, whose own code is compiled once, in a static library.
 
 # A project that adds this folder must not see the warnings of its own flags in headers that are not
 # its own.
@@ -39,10 +40,19 @@ installs one")
 
   # fmt stays header-only: LibTorch's own headers of another fmt may come first, a linked libfmt
   # would then lack their symbols.
+  add_library(alkn_base INTERFACE)
+  target_link_libraries(alkn_base INTERFACE alkn_kernel fmt::fmt-header-only Eigen3::Eigen
+                                            nlohmann_json::nlohmann_json alkn::libtorch)
+  target_compile_features(alkn_base INTERFACE cxx_std_20)
+  set_target_properties(alkn_base PROPERTIES EXPORT_NAME base)
+
+  # A target that links this and alkn::compiled does not configure: one file of it would have both.
   add_library(alkn_alkn INTERFACE)
   add_library(alkn::alkn ALIAS alkn_alkn)
-  target_link_libraries(alkn_alkn INTERFACE alkn_kernel fmt::fmt-header-only Eigen3::Eigen
-                                            nlohmann_json::nlohmann_json alkn::libtorch)
-  target_compile_features(alkn_alkn INTERFACE cxx_std_20)
-  set_target_properties(alkn_alkn PROPERTIES EXPORT_NAME alkn)
+  target_link_libraries(alkn_alkn INTERFACE alkn_base)
+  set_target_properties(alkn_alkn PROPERTIES EXPORT_NAME alkn
+    INTERFACE_alkn_form header-only COMPATIBLE_INTERFACE_STRING alkn_form)
+
+  set(ALKN_COMPILED_SOURCE "${PROJECT_SOURCE_DIR}/include/alkn/compiled/alkn.cpp")
+  include(AlknCompiled)
 endif()

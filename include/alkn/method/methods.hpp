@@ -2,6 +2,7 @@
 // here.
 #pragma once
 
+#include <alkn/compiled.hpp>
 #include <alkn/method/unlearner.hpp>
 #include <alkn/objective/entropic_soft_labels.hpp>
 #include <alkn/objective/negated_token_nll.hpp>
@@ -39,5 +40,12 @@ using GradientAscent = Unlearner<NegatedTokenNLL, NoMask, Keep, Base>;
 /// Negative preference optimisation (Zhang et al. 2024).
 template <class Base = AdamW>
 using NPO = Unlearner<NegativePreference, NoMask, Keep, Base>;
+
+#if !ALKN_DEFINITIONS
+extern template class Unlearner<EntropicSoftLabels, LocalizedMask, Negate, AdamW>;
+extern template class Unlearner<TokenNLL, NoMask, Negate, AdamW>;
+extern template class Unlearner<NegatedTokenNLL, NoMask, Keep, AdamW>;
+extern template class Unlearner<NegativePreference, NoMask, Keep, AdamW>;
+#endif
 
 }  // namespace alkn

@@ -20,13 +20,22 @@ inline constexpr std::int64_t kIgnoredLabel = -100;
 
 namespace detail {
 
+/// The labels that the logits before them predict, labels[:, 1:]. The only place that shifts
+/// labels.
+/// @param labels [B, T]  @returns [B, T - 1], a view
+inline Tensor predicted_labels(const Tensor& labels) {
+  return labels.narrow(1, 1, labels.size(1) - 1);
+}
+
 /// The label that the logits at t predict, labels[b, t + 1]; -100 at the last position.
-/// The only place that shifts labels.
 /// @param labels [B, T] int64  @returns [B, T] int64, contiguous
 inline Tensor next_labels(const Tensor& labels) {
   const Tensor none = at::full({labels.size(0), 1}, kIgnoredLabel, labels.options());
-  return at::cat({labels.narrow(1, 1, labels.size(1) - 1), none}, 1);
+  return at::cat({predicted_labels(labels), none}, 1);
 }
+
+/// Which predicted labels count. @returns bool of their shape
+inline Tensor is_counted(const Tensor& predicted) { return predicted.ne(kIgnoredLabel); }
 
 inline bool is_logit_type(at::ScalarType type) {
   return type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf;

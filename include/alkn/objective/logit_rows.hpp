@@ -26,7 +26,7 @@ namespace alkn {
 /// host.
 inline Tensor answer_rows(const Tensor& labels) {
   detail::check_labels("answer_rows", labels);
-  return detail::next_labels(labels).flatten().ne(kIgnoredLabel).nonzero().squeeze(1);
+  return detail::is_counted(detail::next_labels(labels)).flatten().nonzero().squeeze(1);
 }
 
 namespace detail {
@@ -52,13 +52,13 @@ struct LogitRows {
       return;
     }
     const std::int64_t n = given.size(0);
-    const Tensor counted = of_position.flatten().ne(kIgnoredLabel);
-    const Tensor before = counted.cumsum(0);  // counts the position itself
-    const Tensor flat = before.sub(1).masked_fill_(counted.logical_not(), n).clamp_max_(n);
+    const Tensor counts = is_counted(of_position).flatten();
+    const Tensor before = counts.cumsum(0);  // counts the position itself
+    const Tensor flat = before.sub(1).masked_fill_(counts.logical_not(), n).clamp_max_(n);
     const Tensor of_row = at::full({n + 1}, kIgnoredLabel, labels.options());
     next = of_row.scatter_(0, flat, of_position.flatten()).narrow(0, 0, n).unsqueeze(0);
     place = flat.view(of_position.sizes());
-    misfit = counted.sum().ne(n);
+    misfit = counts.sum().ne(n);
   }
   /// What a backward pass has saved of another.
   LogitRows(const Tensor& given, Tensor saved_next, Tensor saved_place, Tensor saved_misfit)

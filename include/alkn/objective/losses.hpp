@@ -3,14 +3,17 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <alkn/objective/label_rows.hpp>
 #include <alkn/objective/token_log_probability.hpp>
+
+#include <cstdint>
 
 namespace alkn {
 namespace detail {
 
 /// Which of the [B, T - 1] log-probabilities count.
 inline Tensor counted_positions(const Tensor& labels) {
-  return labels.narrow(1, 1, labels.size(1) - 1).ne(kIgnoredLabel);
+  return is_counted(predicted_labels(labels));
 }
 
 /// The sum of [N] values. ATen gives a part of a long sum with one result to every thread; here it

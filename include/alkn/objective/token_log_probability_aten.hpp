@@ -29,7 +29,7 @@ struct RowLabels {
   RowLabels(const Tensor& labels, std::int64_t vocabulary) {
     const Tensor column = labels.unsqueeze(1);
     index = column.clamp(0, vocabulary - 1);
-    counted = column.ne(kIgnoredLabel);
+    counted = detail::is_counted(column);
     bad = counted.logical_and(column.ne(index));
   }
   RowLabels narrow(std::int64_t start, std::int64_t length) const {

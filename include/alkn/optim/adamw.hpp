@@ -2,13 +2,11 @@
 // parameters.
 #pragma once
 
-#include <ATen/core/grad_mode.h>
-#include <c10/core/InferenceMode.h>
-#include <fmt/format.h>
+#include <ATen/core/Tensor.h>
 #include <torch/optim/optimizer.h>
+#include <alkn/backend.hpp>
+#include <alkn/compiled.hpp>
 #include <alkn/optim/adamw_options.hpp>
-#include <alkn/optim/gradient_check.hpp>
-#include <alkn/parameters.hpp>
 #include <alkn/step/masters.hpp>
 #include <alkn/step/runner.hpp>
 #include <alkn/step/slot.hpp>
@@ -37,15 +35,6 @@ struct ArchiveTable {
 };
 inline std::atomic<const ArchiveTable*> archive_table{nullptr};
 
-inline const ArchiveTable& need_archive_table() {
-  const ArchiveTable* table = archive_table.load();
-  TORCH_CHECK(
-      table != nullptr,
-      "alkn::AdamW: expected alkn/optim/archive.hpp to be included somewhere in the program ",
-      "for LibTorch's archives, got none");
-  return *table;
-}
-
 struct AdamWArchive;
 
 /// Whether a caller has checked the gradients already.
@@ -72,11 +61,7 @@ class AdamW : public torch::optim::Optimizer {
   /// twice,
   ///   overlapping storage, a sparse, complex or integer parameter
   explicit AdamW(const std::vector<torch::optim::OptimizerParamGroup>& groups,
-                 AdamWOptions defaults = {}, Backend backend = Backend::automatic)
-      : Optimizer(groups, std::make_unique<AdamWOptions>(defaults)), backend_(backend) {
-    defaults.validate();
-    check_groups();
-  }
+                 AdamWOptions defaults = {}, Backend backend = Backend::automatic);
   /// One group, for example of a model's parameters().
   explicit AdamW(std::vector<Tensor> params, AdamWOptions defaults = {},
                  Backend backend = Backend::automatic)
@@ -85,15 +70,7 @@ class AdamW : public torch::optim::Optimizer {
   /// One step with the gradients that are there; a parameter whose gradient is undefined is left
   /// alone.
   /// @return the closure's loss, or an undefined tensor
-  Tensor step(LossClosure closure = nullptr) override {
-    Tensor loss;
-    if (closure) {
-      const at::AutoGradMode with_grad(true);
-      loss = closure();
-    }
-    step_all(detail::StepMode::run);
-    return loss;
-  }
+  Tensor step(LossClosure closure = nullptr) override;
 
   /// To be called before every replay of a CUDA graph that has captured step(), on the stream of
   /// the replay: hands it the options and the number of this step, which the capture does not
@@ -102,133 +79,37 @@ class AdamW : public torch::optim::Optimizer {
 
   /// Moments, masters and options, by position. Needs alkn/optim/archive.hpp in the program, which
   /// is apart because LibTorch's archives double the time to compile.
-  void save(torch::serialize::OutputArchive& archive) const override {
-    detail::need_archive_table().save(archive, *this);
-  }
+  void save(torch::serialize::OutputArchive& archive) const override;
   /// Loads a saved state; throws, changing nothing, unless number and shapes match.
-  void load(torch::serialize::InputArchive& archive) override {
-    detail::need_archive_table().load(archive, *this);
-  }
+  void load(torch::serialize::InputArchive& archive) override;
 
  protected:
   void step_all(detail::StepMode mode,
-                detail::GradientChecks gradients = detail::GradientChecks::wanted) {
-    const c10::InferenceMode normal_tensors(false);
-    const at::NoGradGuard no_grad;
-    check_groups(gradients);
-    slots_.clear();
-    runner_.start();
-    try {
-      for (auto& group : param_groups_) {
-        for (Tensor& param : group.params())
-          slots_.push_back(plain_slot(slots_.size(), param, group_options(group), false));
-      }
-      if (slots_.empty()) return;
-      if (mode == detail::StepMode::run && runner_.capturing(slots_[0].param->device()))
-        mode = detail::StepMode::capture;
-      kernel::StepArgs args;
-      args.check_finite = false;  // it would cost one more pass over the gradients
-      take_step(slots_, args, resolve_backend_of_all(), mode);
-    } catch (...) {
-      if (!runner_.has_written()) forget_new_state();
-      throw;
-    }
-    slots_.clear();
-  }
+                detail::GradientChecks gradients = detail::GradientChecks::wanted);
 
   /// After a step that failed before it had written anything: the state that it made.
-  void forget_new_state() {
-    for (void* param : made_) state_.erase(param);
-    made_.clear();
-  }
+  void forget_new_state();
 
-  static const AdamWOptions& group_options(const torch::optim::OptimizerParamGroup& group) {
-    return static_cast<const AdamWOptions&>(group.options());
-  }
+  static const AdamWOptions& group_options(const torch::optim::OptimizerParamGroup& group);
 
   /// A slot with all that a plain AdamW step needs, after check_groups(). Creates the moments of a
   /// parameter with a gradient.
   /// @param position of the parameter in the groups, one after the other
   /// @param compact whether the moments are, whatever the options say
   detail::StepSlot plain_slot(std::size_t position, const Tensor& param,
-                              const AdamWOptions& options, bool compact) {
-    detail::StepSlot slot;
-    slot.param = param;
-    const Tensor& grad = param.grad();
-    if (!grad.defined()) return slot;
-    slot.grad = grad;
-    slot.master = masters_.get(param);
-    const at::ScalarType type = detail::moment_dtype(param, compact || options.compact_state());
-    const AdamWParamState& state = state_of(position, param, type);
-    if (state.exp_avg().scalar_type() == type) {
-      slot.exp_avg = state.exp_avg();
-      slot.exp_avg_sq = state.exp_avg_sq();
-    } else {  // the option has changed; the step takes them over
-      slot.exp_avg = state.exp_avg().to(type);
-      slot.exp_avg_sq = state.exp_avg_sq().to(type);
-    }
-    slot.adamw.lr = slot.adamw.lr_used = options.lr();
-    std::tie(slot.adamw.beta1, slot.adamw.beta2) = options.betas();
-    slot.adamw.eps = options.eps();
-    slot.adamw.weight_decay =
-        param.dim() >= 2 || options.decay_vectors() ? options.weight_decay() : 0;
-    slot.adamw.step = state.step() + 1;
-    return slot;
-  }
+                              const AdamWOptions& options, bool compact);
 
   /// Runs the step and, unless it was skipped or captured, counts it.
   kernel::StepResult take_step(std::vector<detail::StepSlot>& slots, const kernel::StepArgs& args,
-                               Backend backend, detail::StepMode mode) {
-    const kernel::StepResult result = runner_.run(slots, args, backend, mode);
-    made_.clear();
-    for (std::size_t i = 0; i < slots.size(); ++i) {
-      if (!slots[i].grad.defined() || states_[i]->exp_avg().is_same(slots[i].exp_avg)) continue;
-      states_[i]->exp_avg(slots[i].exp_avg).exp_avg_sq(slots[i].exp_avg_sq);
-    }
-    if (!result.skipped && mode != detail::StepMode::capture) {
-      std::size_t i = 0;
-      for (auto& group : param_groups_) {
-        for (Tensor& param : group.params()) {
-          const std::size_t position = i++;
-          if (!slots[position].grad.defined()) continue;
-          AdamWParamState& state = *states_[position];
-          state.step(state.step() + 1);
-          masters_.agree(param);
-        }
-      }
-    }
-    return result;
-  }
+                               Backend backend, detail::StepMode mode);
 
   /// The last step was skipped by a device that reports late: it does not count for the parameters
   /// with a true flag, in the order of the groups.
-  void take_back(const std::vector<char>& stepped) {
-    std::size_t i = 0;
-    for (auto& group : param_groups_) {
-      for (Tensor& param : group.params()) {
-        if (stepped[i++] == 0) continue;
-        auto& state = static_cast<AdamWParamState&>(*state_.at(param.unsafeGetTensorImpl()));
-        state.step(state.step() - 1);
-      }
-    }
-  }
+  void take_back(const std::vector<char>& stepped);
 
   /// Throws for group options out of range, and for a parameter, gradient or state that does not
   /// fit any more. Looks up the states.
-  void check_groups(detail::GradientChecks gradients = detail::GradientChecks::wanted) {
-    if (!is_checked()) check_list();
-    states_.clear();
-    made_.clear();
-    for (std::size_t g = 0; g < param_groups_.size(); ++g) {
-      const auto* options = dynamic_cast<const AdamWOptions*>(&param_groups_[g].options());
-      TORCH_CHECK_VALUE(
-          options, "alkn::AdamW: expected alkn::AdamWOptions, got options of another class (group ",
-          g, ")");
-      options->validate(fmt::format("group {}", g));
-      for (std::size_t k = 0; k < param_groups_[g].params().size(); ++k)
-        states_.push_back(check_tensors(g, k, gradients));
-    }
-  }
+  void check_groups(detail::GradientChecks gradients = detail::GradientChecks::wanted);
 
   detail::Masters masters_;
   detail::StepRunner runner_;
@@ -238,112 +119,26 @@ class AdamW : public torch::optim::Optimizer {
   friend struct detail::AdamWArchive;
 
   /// The state of a parameter, created where there is none.
-  AdamWParamState& state_of(std::size_t position, const Tensor& param, at::ScalarType type) {
-    if (states_[position] == nullptr) {
-      TORCH_CHECK(!runner_.capturing(param.device()),
-                  "alkn::AdamW: expected a step with the same gradients before the one that a CUDA "
-                  "graph captures, got none");
-      auto fresh = std::make_unique<AdamWParamState>();
-      const auto options = param.options().dtype(type).requires_grad(false);
-      if (state_.empty()) arrays_.renew(moment_bytes(), moment_bytes());
-      fresh->exp_avg(arrays_.zeros(param.sizes(), options))
-          .exp_avg_sq(arrays_.zeros(param.sizes(), options));
-      made_.push_back(param.unsafeGetTensorImpl());
-      AdamWParamState* made = fresh.get();
-      state_.insert_or_assign(param.unsafeGetTensorImpl(), std::move(fresh));
-      states_[position] = made;
-    }
-    return *states_[position];
-  }
+  AdamWParamState& state_of(std::size_t position, const Tensor& param, at::ScalarType type);
 
   /// Bytes of the moments of all parameters.
-  [[nodiscard]] std::size_t moment_bytes() const {
-    std::size_t bytes = 0;
-    for (const auto& group : param_groups_) {
-      for (const Tensor& param : group.params()) {
-        bytes +=
-            2 * static_cast<std::size_t>(param.numel()) *
-            c10::elementSize(detail::moment_dtype(param, group_options(group).compact_state()));
-      }
-    }
-    return bytes;
-  }
+  [[nodiscard]] std::size_t moment_bytes() const;
 
   /// Whether check_list() has seen these parameters, where they are.
-  [[nodiscard]] bool is_checked() const {
-    std::size_t i = 0;
-    for (const auto& group : param_groups_) {
-      for (const Tensor& param : group.params()) {
-        if (i == checked_.size() || !param.is_same(checked_[i].param) ||
-            data_of(param) != checked_[i].data)
-          return false;
-        ++i;
-      }
-    }
-    return i > 0 && i == checked_.size();
-  }
-  static const void* data_of(const Tensor& param) {
-    return param.layout() == at::kStrided && !param.is_meta() ? param.const_data_ptr() : nullptr;
-  }
+  [[nodiscard]] bool is_checked() const;
+  static const void* data_of(const Tensor& param);
 
   /// Throws for an empty list, a tensor that cannot be stepped, one that comes twice, overlapping
   /// storage.
-  void check_list() {
-    std::vector<NamedParameter> all;
-    for (std::size_t g = 0; g < param_groups_.size(); ++g) {
-      for (std::size_t k = 0; k < param_groups_[g].params().size(); ++k) {
-        all.push_back({place(g, k), param_groups_[g].params()[k]});
-      }
-    }
-    const auto once = detail::collect_parameters("AdamW", all);
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      TORCH_CHECK_VALUE(i < once.size() && once[i].name == all[i].name,
-                        "alkn::AdamW: expected every parameter once, got a duplicate parameter (",
-                        all[i].name, ")");
-    }
-    std::vector<Checked> checked;
-    checked.reserve(all.size());
-    for (const NamedParameter& p : all) checked.push_back({p.tensor, data_of(p.tensor)});
-    checked_ = std::move(checked);
-  }
+  void check_list();
 
-  static std::string place(std::size_t group, std::size_t position) {
-    return fmt::format("group {}, position {}", group, position);
-  }
+  static std::string place(std::size_t group, std::size_t position);
 
   /// Returns the state of the parameter, or null.
   AdamWParamState* check_tensors(std::size_t group, std::size_t position,
-                                 detail::GradientChecks gradients) const {
-    const Tensor& param = param_groups_[group].params()[position];
-    const auto fits = [&](const Tensor& t, at::ScalarType type) {
-      return t.sizes() == param.sizes() && t.scalar_type() == type && t.device() == param.device();
-    };
-    if (!detail::is_steppable(param)) {
-      detail::check_parameter("AdamW", {place(group, position), param});
-    }
-    const auto found = state_.find(param.unsafeGetTensorImpl());
-    AdamWParamState* state = nullptr;
-    if (found != state_.end()) {
-      state = static_cast<AdamWParamState*>(found->second.get());
-      const Tensor& held = state->exp_avg();
-      TORCH_CHECK_VALUE(
-          fits(held, detail::state_dtype(param)) || fits(held, detail::moment_dtype(param, true)),
-          "alkn::AdamW: expected a parameter of shape ", held.sizes(), " on ", held.device(),
-          " as at its first step, got ", param.scalar_type(), " ", param.sizes(), " on ",
-          param.device(), " (group ", group, ", position ", position, ")");
-    }
-    if (gradients == detail::GradientChecks::wanted)
-      detail::check_gradient("AdamW", param, [&] { return place(group, position); });
-    return state;
-  }
+                                 detail::GradientChecks gradients) const;
 
-  Backend resolve_backend_of_all() const {
-    detail::CommonBackend common(backend_, "AdamW");
-    for (const auto& group : param_groups_) {
-      for (const Tensor& param : group.params()) common.add(param, "");
-    }
-    return common.get();
-  }
+  Backend resolve_backend_of_all() const;
 
   std::vector<detail::StepSlot> slots_;
   std::vector<AdamWParamState*> states_;  ///< of the running step; null: none yet
@@ -357,3 +152,7 @@ class AdamW : public torch::optim::Optimizer {
 };
 
 }  // namespace alkn
+
+#if ALKN_DEFINITIONS
+#include <alkn/optim/adamw_definitions.hpp>
+#endif

@@ -12,14 +12,14 @@
 
 namespace alkn::detail {
 
-inline TaskState& UnlearnerCore::task(std::int64_t serial, const char* call) {
+ALKN_COMPILED_INLINE TaskState& UnlearnerCore::task(std::int64_t serial, const char* call) {
   TORCH_CHECK(task_ && task_->serial == serial, "alkn::Task: expected ", call,
               " during the task, got it after the task ended");
   return *task_;
 }
 
 /// Bytes of what a task keeps: theta_{t-1}, G_r, score and mask. @param cpu what lies in an arena
-inline std::size_t UnlearnerCore::task_bytes(bool cpu) const {
+ALKN_COMPILED_INLINE std::size_t UnlearnerCore::task_bytes(bool cpu) const {
   std::size_t bytes = 0;
   for (const ParameterState& p : parameters_) {
     const auto size = static_cast<std::size_t>(p.param.numel());
@@ -37,7 +37,7 @@ inline std::size_t UnlearnerCore::task_bytes(bool cpu) const {
 /// Holds theta_{t-1}, sets the moments and the options aside, multiplies every learning rate by
 /// lr_decay^t.
 /// @return the serial number of the task
-inline std::int64_t UnlearnerCore::begin_task(const TaskOptions& options) {
+ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::begin_task(const TaskOptions& options) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   TORCH_CHECK(!task_, "alkn::", settings_.owner,

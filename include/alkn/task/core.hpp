@@ -7,6 +7,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/optim/optimizer.h>
 #include <alkn/backend.hpp>
+#include <alkn/compiled.hpp>
 #include <alkn/parameters.hpp>
 #include <alkn/step/slot.hpp>
 #include <alkn/step/state_arrays.hpp>
@@ -174,6 +175,7 @@ class UnlearnerCore {
 
 }  // namespace alkn::detail
 
+#if ALKN_DEFINITIONS
 #include <alkn/task/begin.hpp>
 #include <alkn/task/end.hpp>
 #include <alkn/task/parameter_list.hpp>
@@ -182,3 +184,4 @@ class UnlearnerCore {
 #include <alkn/task/show.hpp>
 #include <alkn/task/step.hpp>
 #include <alkn/task/warnings.hpp>
+#endif

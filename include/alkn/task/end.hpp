@@ -13,14 +13,15 @@
 
 namespace alkn::detail {
 
-inline double UnlearnerCore::task_lambda() const {
+ALKN_COMPILED_INLINE double UnlearnerCore::task_lambda() const {
   return settings_.negation * std::pow(settings_.negation_decay, static_cast<double>(num_tasks_));
 }
 
 /// theta = start - lambda (theta_ft - start) for every parameter. Takes no memory for fp32 on the
 /// CPU; where it is missed elsewhere the task is broken.
 /// @param out all_live()
-inline void UnlearnerCore::apply_lambda(double lambda, const std::vector<Tensor>& out) {
+ALKN_COMPILED_INLINE void UnlearnerCore::apply_lambda(double lambda,
+                                                      const std::vector<Tensor>& out) {
   const Backend how = backend();
   task_->broken = true;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
@@ -31,7 +32,7 @@ inline void UnlearnerCore::apply_lambda(double lambda, const std::vector<Tensor>
   task_->broken = false;
 }
 
-inline TaskReport UnlearnerCore::report(double lambda, bool reduced) const {
+ALKN_COMPILED_INLINE TaskReport UnlearnerCore::report(double lambda, bool reduced) const {
   TaskReport result{.task = num_tasks_,
                     .steps = task_->done,
                     .skipped_steps = task_->skipped,
@@ -63,7 +64,7 @@ inline TaskReport UnlearnerCore::report(double lambda, bool reduced) const {
 }
 
 /// Throws while the task cannot end yet.
-inline void UnlearnerCore::check_end() const {
+ALKN_COMPILED_INLINE void UnlearnerCore::check_end() const {
   check_whole(*task_, "end()");
   TORCH_CHECK(!task_->scope(), "alkn::", settings_.owner,
               ": expected the fine-tuned weights in the model, got end() inside the scope of ",
@@ -75,7 +76,7 @@ inline void UnlearnerCore::check_end() const {
 }
 
 /// Commits the task: negation by `lambda`, union of the masks, thresholds.
-inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
+ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   settle();
@@ -107,7 +108,7 @@ inline TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
 
 /// Restores weights, optimizer state and options to the bit. Without held weights a task that has
 /// stepped cannot be undone: an error, or, from a destructor, only the protocol's state is closed.
-inline void UnlearnerCore::abandon(bool must_restore) {
+ALKN_COMPILED_INLINE void UnlearnerCore::abandon(bool must_restore) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   settle();
@@ -130,7 +131,7 @@ inline void UnlearnerCore::abandon(bool must_restore) {
 }
 
 /// Drops what belonged to the task; the options return, and the base's state becomes `state`.
-inline void UnlearnerCore::close(OptimizerState& state) {
+ALKN_COMPILED_INLINE void UnlearnerCore::close(OptimizerState& state) {
   auto& optimizer = base_.optimizer();
   auto& groups = optimizer.param_groups();
   for (std::size_t g = 0; g < groups.size() && g < task_->options_before.size(); ++g)

@@ -21,8 +21,8 @@
 
 namespace alkn::detail {
 
-inline UnlearnerCore::UnlearnerCore(BaseAdapter& base, MethodSettings settings,
-                                    const std::vector<NamedParameter>& params)
+ALKN_COMPILED_INLINE UnlearnerCore::UnlearnerCore(BaseAdapter& base, MethodSettings settings,
+                                                  const std::vector<NamedParameter>& params)
     : base_(base), settings_(std::move(settings)) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
@@ -39,7 +39,7 @@ inline UnlearnerCore::UnlearnerCore(BaseAdapter& base, MethodSettings settings,
   base_.optimizer().state().swap(state);
 }
 
-inline OptimizerState UnlearnerCore::fresh_state() {
+ALKN_COMPILED_INLINE OptimizerState UnlearnerCore::fresh_state() {
   if (base_.fused()) return {};
   const SwapMasters swap(&base_.optimizer(), base_.masters(), {});
   return base_.fresh_state();
@@ -50,7 +50,8 @@ inline std::string place(const ParameterState& p) {
 }
 
 /// Names every parameter of param_groups by its TensorImpl.
-inline void UnlearnerCore::match_parameters(const std::vector<NamedParameter>& named) {
+ALKN_COMPILED_INLINE void UnlearnerCore::match_parameters(
+    const std::vector<NamedParameter>& named) {
   std::unordered_map<const void*, std::string> names;
   for (const NamedParameter& p : named) names.emplace(p.tensor.unsafeGetTensorImpl(), p.name);
   for (const ParameterState& p : parameters_) names.emplace(p.param.unsafeGetTensorImpl(), p.name);
@@ -71,7 +72,7 @@ inline void UnlearnerCore::match_parameters(const std::vector<NamedParameter>& n
   parameters_ = std::move(matched);
 }
 
-inline void UnlearnerCore::take_given_masks() {
+ALKN_COMPILED_INLINE void UnlearnerCore::take_given_masks() {
   if (settings_.mask != kernel::MaskKind::given) return;
   std::unordered_map<std::string, Tensor> masks;
   for (const NamedParameter& m : settings_.given) masks.emplace(m.name, m.tensor);
@@ -98,7 +99,7 @@ inline void UnlearnerCore::take_given_masks() {
 
 /// Throws unless param_groups hold the parameters that were named, unchanged in shape, dtype and
 /// device.
-inline void UnlearnerCore::check_parameters(bool gradients) {
+ALKN_COMPILED_INLINE void UnlearnerCore::check_parameters(bool gradients) {
   const auto& groups = base_.optimizer().param_groups();
   std::size_t i = 0;
   for (std::size_t g = 0; g < groups.size(); ++g) {
@@ -131,15 +132,16 @@ inline void UnlearnerCore::check_parameters(bool gradients) {
                     parameters_.size(), " parameters, got ", i);
 }
 
-inline Backend UnlearnerCore::backend() const {
+ALKN_COMPILED_INLINE Backend UnlearnerCore::backend() const {
   CommonBackend common(settings_.backend, settings_.owner);
   for (const ParameterState& p : parameters_) common.add(p.param, p.name);
   return common.get();
 }
 
 /// Appends a group before the first task.
-inline void UnlearnerCore::add_parameters(const std::vector<NamedParameter>& params,
-                                          std::unique_ptr<torch::optim::OptimizerOptions> options) {
+ALKN_COMPILED_INLINE void UnlearnerCore::add_parameters(
+    const std::vector<NamedParameter>& params,
+    std::unique_ptr<torch::optim::OptimizerOptions> options) {
   TORCH_CHECK(num_tasks_ == 0 && !task_, "alkn::", settings_.owner,
               ": expected new parameters before the first task, got them after it began");
   const c10::InferenceMode normal_tensors(false);
@@ -186,8 +188,9 @@ inline void UnlearnerCore::add_parameters(const std::vector<NamedParameter>& par
   }
 }
 
-inline void UnlearnerCore::put_options(torch::optim::OptimizerParamGroup& group,
-                                       std::unique_ptr<torch::optim::OptimizerOptions>& values) {
+ALKN_COMPILED_INLINE void UnlearnerCore::put_options(
+    torch::optim::OptimizerParamGroup& group,
+    std::unique_ptr<torch::optim::OptimizerOptions>& values) {
   torch::optim::OptimizerOptions& own = group.options();
   const torch::optim::OptimizerOptions& given = *values;
   if (typeid(own) == typeid(given))

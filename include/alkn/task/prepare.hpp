@@ -19,7 +19,7 @@ namespace alkn::detail {
 
 /// Adds the gradient of one batch's retain loss to the running sum of G_r. The parameters' own
 /// gradients are not touched.
-inline void UnlearnerCore::accumulate_retain_gradient(const Tensor& loss) {
+ALKN_COMPILED_INLINE void UnlearnerCore::accumulate_retain_gradient(const Tensor& loss) {
   const c10::InferenceMode normal_tensors(false);
   check_parameters(false);
   TORCH_CHECK_VALUE(
@@ -70,7 +70,7 @@ inline bool all_finite(const Tensor& t) {
 }
 
 /// Before the first step: finishes G_r, creates score and mask, ranks tensors for the modulation.
-inline void UnlearnerCore::start_training() {
+ALKN_COMPILED_INLINE void UnlearnerCore::start_training() {
   TaskState& task = *task_;
   const bool localized = settings_.mask == kernel::MaskKind::localized;
   TORCH_CHECK(
@@ -111,8 +111,9 @@ inline void UnlearnerCore::start_training() {
 
 /// In place; where it is kept in fewer bits, then into `kept`. What has been finished when another
 /// parameter found no memory stays so.
-inline void UnlearnerCore::finish_retain_gradient(ParameterState& p, const Tensor& kept,
-                                                  std::vector<double>& sums) const {
+ALKN_COMPILED_INLINE void UnlearnerCore::finish_retain_gradient(ParameterState& p,
+                                                                const Tensor& kept,
+                                                                std::vector<double>& sums) const {
   const std::int64_t batches = task_->num_retain_batches;
   const bool ratio = settings_.localized.score.kind == kernel::ScoreKind::ratio;
   const bool same = kept.is_same(p.retain);
@@ -127,7 +128,7 @@ inline void UnlearnerCore::finish_retain_gradient(ParameterState& p, const Tenso
 }
 
 /// How G_r is kept.
-inline at::ScalarType UnlearnerCore::retain_dtype(const ParameterState& p) const {
+ALKN_COMPILED_INLINE at::ScalarType UnlearnerCore::retain_dtype(const ParameterState& p) const {
   const RetainPrecision kept = settings_.localized.retain_precision;
   const bool bfloat16 = kept == RetainPrecision::bfloat16 ||
                         (kept == RetainPrecision::automatic && p.dtype == at::kBFloat16);
@@ -136,7 +137,7 @@ inline at::ScalarType UnlearnerCore::retain_dtype(const ParameterState& p) const
 
 /// Modulation by tensor (section 5): ranked by share of entries in M, ties in parameter order; the
 /// lower half keeps its learning rate. Frozen tensors have no place among them.
-inline void UnlearnerCore::rank_by_use() {
+ALKN_COMPILED_INLINE void UnlearnerCore::rank_by_use() {
   if (settings_.localized.modulation != Modulation::tensor || num_tasks_ == 0) return;
   std::vector<double> share;
   for (const ParameterState& p : parameters_) {

@@ -14,7 +14,7 @@
 namespace alkn::detail {
 
 /// What a judge says of the candidate that is shown.
-inline double UnlearnerCore::ask(const std::function<double()>& judge) {
+ALKN_COMPILED_INLINE double UnlearnerCore::ask(const std::function<double()>& judge) {
   const double value = judge();
   TORCH_CHECK(!task_->swapped, "alkn::", settings_.owner,
               ": expected the scope of start_weights() to end in the judge of end(), got it open "
@@ -49,8 +49,8 @@ auto UnlearnerCore::among_candidates(Search&& search) {
 
 /// The largest lambda in [0, lambda_t] at which `judge` stays within `bound`, by bisection: both
 /// ends of the negation are held, so that each candidate is one pass over the weights.
-inline TaskReport UnlearnerCore::end_task(const std::function<double()>& judge, double bound,
-                                          int iterations) {
+ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const std::function<double()>& judge,
+                                                        double bound, int iterations) {
   settle();
   check_end();
   check_parameters(false);
@@ -136,7 +136,7 @@ class TargetSearch {
 };
 
 /// The smallest lambda that meets the target.
-inline TaskReport UnlearnerCore::end_task(const EndTarget& target) {
+ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const EndTarget& target) {
   settle();
   check_end();
   check_parameters(false);

@@ -16,7 +16,7 @@ namespace alkn::detail {
 
 /// All the memory that swap_start takes to swap in and, in a destructor, to swap back: of each
 /// parameter without a master a view of room for the largest of its kind.
-inline void UnlearnerCore::reserve_exchange() {
+ALKN_COMPILED_INLINE void UnlearnerCore::reserve_exchange() {
   std::vector<Tensor> kinds, rooms;
   const auto room_of = [&](const ParameterState& p) {
     return std::ranges::find_if(kinds, [&](const Tensor& t) {
@@ -42,7 +42,7 @@ inline void UnlearnerCore::reserve_exchange() {
 }
 
 /// Puts the weights of the start of the task into the model. @returns the number of this scope
-inline std::int64_t UnlearnerCore::swap_start() {
+ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::swap_start() {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   check_parameters(false);
@@ -56,7 +56,7 @@ inline std::int64_t UnlearnerCore::swap_start() {
 
 /// Puts the fine-tuned weights back. Where a parameter has changed its shape or its place, nothing
 /// is written: it is to be put back first.
-inline void UnlearnerCore::swap_back() {
+ALKN_COMPILED_INLINE void UnlearnerCore::swap_back() {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   if (!task_ || !task_->swapped) return;
@@ -70,7 +70,7 @@ inline void UnlearnerCore::swap_back() {
 
 /// Exchanges the model's weights with those that are held, one way or the other. Low-precision
 /// parameters take the rounded start; their masters keep the fine-tuned values.
-inline void UnlearnerCore::exchange_start() {
+ALKN_COMPILED_INLINE void UnlearnerCore::exchange_start() {
   const bool in = !task_->swapped;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     ParameterState& p = parameters_[i];
@@ -88,7 +88,7 @@ inline void UnlearnerCore::exchange_start() {
 }
 
 /// Holds the fine-tuned weights before others are shown. Masters have those of low precision.
-inline void UnlearnerCore::hold_tuned() {
+ALKN_COMPILED_INLINE void UnlearnerCore::hold_tuned() {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   check_parameters(false);
@@ -107,7 +107,7 @@ inline void UnlearnerCore::hold_tuned() {
 
 /// theta = start - lambda (theta_ft - start) in the model, after hold_tuned(); the masters keep
 /// theta_ft. May lack memory on its way: show_tuned() undoes a part as well.
-inline void UnlearnerCore::show(double lambda) {
+ALKN_COMPILED_INLINE void UnlearnerCore::show(double lambda) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   const Backend how = backend();
@@ -127,7 +127,7 @@ inline void UnlearnerCore::show(double lambda) {
 
 /// Puts the fine-tuned weights back, and lets go of what held them. Takes no memory. Where a
 /// parameter has changed its shape or its place, nothing is written.
-inline void UnlearnerCore::show_tuned() {
+ALKN_COMPILED_INLINE void UnlearnerCore::show_tuned() {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   if (!task_ || task_->tuned.empty()) return;
@@ -143,7 +143,7 @@ inline void UnlearnerCore::show_tuned() {
 }
 
 /// For Task::weights_at: all parameters show lambda, or an exception and none.
-inline void UnlearnerCore::show_lambda(double lambda) {
+ALKN_COMPILED_INLINE void UnlearnerCore::show_lambda(double lambda) {
   check_range(settings_.owner, "lambda", lambda, Range::non_negative(), "weights_at");
   settle();
   hold_tuned();

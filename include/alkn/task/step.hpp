@@ -17,7 +17,7 @@
 namespace alkn::detail {
 
 /// A step outside a task: the base's own, on fp32 masters where the model is of low precision.
-inline void UnlearnerCore::plain_step() {
+ALKN_COMPILED_INLINE void UnlearnerCore::plain_step() {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   check_parameters(true);
@@ -31,14 +31,14 @@ inline void UnlearnerCore::plain_step() {
 }
 
 /// Entries that a step trained.
-inline std::int64_t UnlearnerCore::num_trained(const ParameterState& p,
-                                               const StepSlot& slot) const {
+ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::num_trained(const ParameterState& p,
+                                                             const StepSlot& slot) const {
   if (settings_.mask == kernel::MaskKind::localized) return slot.num_unmasked;
   return settings_.mask == kernel::MaskKind::given ? p.num_given : p.param.numel();
 }
 
 /// A step of the running task, or a part of one where a CUDA graph has the kernels.
-inline void UnlearnerCore::task_step(StepMode mode) {
+ALKN_COMPILED_INLINE void UnlearnerCore::task_step(StepMode mode) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   TaskState& task = *task_;
@@ -86,7 +86,7 @@ inline void UnlearnerCore::task_step(StepMode mode) {
 
 /// The backend's part of a step. Where it throws, nothing has been written, or the task says that
 /// it is broken.
-inline void UnlearnerCore::run_step(StepMode mode, kernel::StepResult& result) {
+ALKN_COMPILED_INLINE void UnlearnerCore::run_step(StepMode mode, kernel::StepResult& result) {
   base_.runner().start();
   try {
     for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(i);
@@ -108,7 +108,7 @@ inline void UnlearnerCore::run_step(StepMode mode, kernel::StepResult& result) {
   }
 }
 
-inline void UnlearnerCore::settle() {
+ALKN_COMPILED_INLINE void UnlearnerCore::settle() {
   if (!pending_) return;
   pending_ = false;
   const kernel::StepResult result = base_.runner().settle(slots_);
@@ -117,7 +117,7 @@ inline void UnlearnerCore::settle() {
 }
 
 /// What came of the last step: counts and thresholds of its parameters, and its report.
-inline void UnlearnerCore::take_results(const kernel::StepResult& result) {
+ALKN_COMPILED_INLINE void UnlearnerCore::take_results(const kernel::StepResult& result) {
   TaskState& task = *task_;
   double on = 0, all = 0;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
@@ -140,7 +140,7 @@ inline void UnlearnerCore::take_results(const kernel::StepResult& result) {
   task.skipped += result.skipped ? 1 : 0;
 }
 
-inline void UnlearnerCore::fill_slot(std::size_t position) {
+ALKN_COMPILED_INLINE void UnlearnerCore::fill_slot(std::size_t position) {
   ParameterState& p = parameters_[position];
   StepSlot& slot = slots_[position];
   const auto& localized = settings_.localized;
@@ -173,7 +173,7 @@ inline void UnlearnerCore::fill_slot(std::size_t position) {
   slot.threshold = p.eta.value_or(0.0);
 }
 
-inline kernel::StepArgs UnlearnerCore::step_args() {
+ALKN_COMPILED_INLINE kernel::StepArgs UnlearnerCore::step_args() {
   const LocalizedSettings& localized = settings_.localized;
   kernel::StepArgs args;
   args.mask = settings_.mask;
@@ -199,7 +199,7 @@ inline kernel::StepArgs UnlearnerCore::step_args() {
 }
 
 /// Copies of the weights whose step modulation will scale down; undefined for others.
-inline std::vector<Tensor> UnlearnerCore::held_for_modulation() {
+ALKN_COMPILED_INLINE std::vector<Tensor> UnlearnerCore::held_for_modulation() {
   const auto& localized = settings_.localized;
   const bool later = settings_.mask == kernel::MaskKind::localized && num_tasks_ > 0;
   std::vector<Tensor> old(parameters_.size());
@@ -213,7 +213,7 @@ inline std::vector<Tensor> UnlearnerCore::held_for_modulation() {
 
 /// The base's own step on g', on masters where the model is of low precision; then the modulation
 /// as a factor on the displacement, theta = old + f (new - old).
-inline void UnlearnerCore::foreign_step(const std::vector<Tensor>& old) {
+ALKN_COMPILED_INLINE void UnlearnerCore::foreign_step(const std::vector<Tensor>& old) {
   const auto& localized = settings_.localized;
   gradients_.clear();
   for (const ParameterState& p : parameters_) gradients_.push_back(p.masked_grad);
@@ -235,7 +235,7 @@ inline void UnlearnerCore::foreign_step(const std::vector<Tensor>& old) {
 }
 
 /// Counts the step, and moves rho along its schedule (section 4).
-inline void UnlearnerCore::advance() {
+ALKN_COMPILED_INLINE void UnlearnerCore::advance() {
   TaskState& task = *task_;
   task.last = {.task = num_tasks_, .step = task.done, .unmask_ratio = task.unmask_ratio};
   task.done += 1;

@@ -14,7 +14,7 @@ inline constexpr std::int64_t kFewSteps = 10;
 /// A forget loss, in nats a token, below which fine-tuning has nothing left to learn.
 inline constexpr double kSmallLoss = 0.01;
 
-inline std::vector<std::string> UnlearnerCore::warnings(bool ending) const {
+ALKN_COMPILED_INLINE std::vector<std::string> UnlearnerCore::warnings(bool ending) const {
   const TaskCourse& course = task_->course;
   std::vector<std::string> all;
   const std::int64_t steps = ending ? task_->done : task_->announced;
