@@ -23,20 +23,28 @@ target_compile_options(alkn_options INTERFACE
 target_compile_options(alkn_options INTERFACE
   $<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict>)
 
-# alkn_add_program(<name> SOURCES <files>... [TORCH] [LINK <targets>...] [STANDARD <17 or 20>])
+if(TARGET alkn_compiled)
+  target_link_libraries(alkn_compiled PRIVATE $<BUILD_INTERFACE:alkn_options>)
+endif()
+
+# alkn_add_program(<name> SOURCES <files>... [TORCH [COMPILED]] [LINK <targets>...] [STANDARD <17 or 20>])
 #
-# An executable of this project: its warnings, and alkn::alkn (TORCH) or the torch-free
-# alkn::kernel. Adds nothing where TORCH is asked for and LibTorch is switched off; ask with
+# An executable of this project: its warnings, and alkn::alkn (TORCH), alkn::compiled (TORCH COMPILED)
+# or the torch-free alkn::kernel. Adds nothing where TORCH is asked for and LibTorch is switched off; ask with
 # if(TARGET <name>).
 function(alkn_add_program name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "TORCH" "STANDARD" "SOURCES;LINK")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "TORCH;COMPILED" "STANDARD" "SOURCES;LINK")
   if(arg_TORCH AND NOT TARGET alkn::alkn)
     return()
   endif()
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE alkn_options ${arg_LINK})
   if(arg_TORCH)
-    target_link_libraries(${name} PRIVATE alkn::alkn)
+    if(arg_COMPILED)
+      target_link_libraries(${name} PRIVATE alkn::compiled)
+    else()
+      target_link_libraries(${name} PRIVATE alkn::alkn)
+    endif()
   else()
     target_link_libraries(${name} PRIVATE alkn::kernel Threads::Threads)
   endif()

@@ -37,7 +37,8 @@ if(TARGET alkn::alkn AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   file(WRITE "${PROJECT_BINARY_DIR}/torch_test_headers.cpp" "")
   add_library(alkn_torch_test_headers OBJECT EXCLUDE_FROM_ALL
               "${PROJECT_BINARY_DIR}/torch_test_headers.cpp")
-  target_link_libraries(alkn_torch_test_headers PRIVATE alkn_options alkn_catch alkn::alkn)
+  target_link_libraries(alkn_torch_test_headers PRIVATE alkn_options alkn_catch alkn_base)
+  target_compile_definitions(alkn_torch_test_headers PRIVATE ALKN_COMPILED)
   # ccache asks for the second.
   target_compile_options(alkn_torch_test_headers PRIVATE ${alkn_torch_test_options} -fpch-preprocess)
   set_target_properties(alkn_torch_test_headers PROPERTIES
@@ -49,15 +50,19 @@ if(TARGET alkn::alkn AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
 endif()
 
 # alkn_add_test(<name> SOURCES <files>... [TORCH] [LINK <targets>...] [LABELS <labels>...]
-#               [STANDARD <17 or 20>] [TIMEOUT <seconds>])
+#               [STANDARD <17 or 20>] [TIMEOUT <seconds>] [HEADER_ONLY])
 #
 # One executable with Catch2's main, and one test of that name. See alkn_add_program for the rest.
-# Tests with LibTorch have the label `torch`, the others `torch-free`.
+# Tests with LibTorch have the label `torch`, the others `torch-free`; they link alkn::compiled, which
+# is faster to build, or, HEADER_ONLY, alkn::alkn.
 function(alkn_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "TORCH" "STANDARD;TIMEOUT" "SOURCES;LINK;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "TORCH;HEADER_ONLY" "STANDARD;TIMEOUT" "SOURCES;LINK;LABELS")
   set(options "")
   if(arg_TORCH)
     list(APPEND options TORCH)
+    if(NOT arg_HEADER_ONLY)
+      list(APPEND options COMPILED)
+    endif()
   endif()
   if(arg_STANDARD)
     list(APPEND options STANDARD ${arg_STANDARD})
@@ -74,7 +79,7 @@ function(alkn_add_test name)
                        ENVIRONMENT "ALKN_SHARED_DIR=${ALKN_SHARED_DIR}")
   if(arg_TORCH)
     target_compile_options(${name} PRIVATE ${alkn_torch_test_options})
-    if(TARGET alkn_torch_test_headers)
+    if(TARGET alkn_torch_test_headers AND NOT arg_HEADER_ONLY)
       target_compile_options(${name} PRIVATE -fpch-preprocess)
       target_precompile_headers(${name} REUSE_FROM alkn_torch_test_headers)
     endif()
