@@ -1,4 +1,4 @@
-# alkn::cuda: alkn::alkn and its CUDA kernels. Compiles one .cu of the library into whatever links it, which
+# alkn::cuda: the CUDA kernels beside alkn::alkn or alkn::compiled; alone it is alkn::alkn with them. Compiles one .cu of the library into whatever links it, which
 # must be the final program or shared library: in a static library the linker would drop it.
 #
 # Included at file level, because languages can be enabled only there. Wants ALKN_CUDA_SOURCE, the full path of
@@ -51,7 +51,7 @@ programs will find no GPU")
 
     add_library(alkn::cuda INTERFACE IMPORTED GLOBAL)
     set_property(TARGET alkn::cuda PROPERTY INTERFACE_SOURCES "${ALKN_CUDA_SOURCE}")
-    target_link_libraries(alkn::cuda INTERFACE alkn::alkn ${alkn_cuda_libraries} CUDA::cudart)
+    target_link_libraries(alkn::cuda INTERFACE alkn::base ${alkn_cuda_libraries} CUDA::cudart)
     target_compile_features(alkn::cuda INTERFACE cuda_std_17)
     # The kernels have the bits of the CPU's: no --use_fast_math of the program may change them.
     target_compile_options(alkn::cuda INTERFACE

@@ -41,6 +41,7 @@ installs one")
   # fmt stays header-only: LibTorch's own headers of another fmt may come first, a linked libfmt
   # would then lack their symbols.
   add_library(alkn_base INTERFACE)
+  add_library(alkn::base ALIAS alkn_base)
   target_link_libraries(alkn_base INTERFACE alkn_kernel fmt::fmt-header-only Eigen3::Eigen
                                             nlohmann_json::nlohmann_json alkn::libtorch)
   target_compile_features(alkn_base INTERFACE cxx_std_20)
