@@ -1,4 +1,5 @@
-# alkn::cuda: the CUDA kernels beside alkn::alkn or alkn::compiled; alone it is alkn::alkn with them. Compiles one .cu of the library into whatever links it, which
+# alkn::cuda: the CUDA kernels beside alkn::alkn or alkn::compiled; alone it is alkn::alkn with them. Compiles one
+# .cu of the library into whatever links it, which
 # must be the final program or shared library: in a static library the linker would drop it.
 #
 # Included at file level, because languages can be enabled only there. Wants ALKN_CUDA_SOURCE, the full path of
