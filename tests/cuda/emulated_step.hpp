@@ -125,7 +125,7 @@ class EmulatedStep {
     for (std::int64_t t = 0; t < num_tensors; ++t) {
       const device::TensorState& state = states_[static_cast<std::size_t>(t)];
       tensors[t].threshold = state.threshold;
-      tensors[t].num_unmasked = static_cast<std::int64_t>(state.num_unmasked);
+      tensors[t].num_trained = static_cast<std::int64_t>(state.num_trained);
       tensors[t].deviation = state.deviation;
     }
     return result;

@@ -156,7 +156,7 @@ TEST_CASE("a task's steps on two devices are those on one") {
       CHECK(at::equal(held[i].exp_avg_sq, one[i].exp_avg_sq));
       CHECK(at::equal(held[i].mask, one[i].mask));
       CHECK(two[i].threshold == one[i].threshold);
-      CHECK(two[i].num_unmasked == one[i].num_unmasked);
+      CHECK(two[i].num_trained == one[i].num_trained);
       CHECK(two[i].deviation == one[i].deviation);
     }
   }

@@ -131,7 +131,7 @@ void check_setting(const Setting& s, Emulated emulated,
     CHECK(result.skipped == expected.skipped);
     check_same(got, want);
     for (std::size_t t = 0; t < got.size(); ++t) {
-      CHECK(got_views[t].num_unmasked == want_views[t].num_unmasked);
+      CHECK(got_views[t].num_trained == want_views[t].num_trained);
       CHECK(bits(got_views[t].deviation) == bits(want_views[t].deviation));
     }
     CHECK(emulated.num_launches <= 8);

@@ -89,13 +89,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t leng
                         : std::memcmp(&eta, &t.threshold, sizeof eta) != 0) {
       __builtin_trap();
     }
-    std::int64_t num_on = 0;
+    std::int64_t num_trained = 0;
     for (std::size_t i = 0; i < n; ++i) {
       const bool on = score[i] > eta;
-      num_on += on ? 1 : 0;
+      num_trained += on ? 1 : 0;
       if (on != (((mask[i / 64] >> (i % 64)) & 1U) != 0)) __builtin_trap();
     }
-    if (num_on != t.num_unmasked) __builtin_trap();
+    if (num_trained != t.num_trained) __builtin_trap();
   }
   return 0;
 }

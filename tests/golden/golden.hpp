@@ -206,7 +206,7 @@ class Replay {
     }
     const auto doubtful = std::count(known.doubtful.begin(), known.doubtful.end(), 1);
     const auto count = row.at("unmasked").at(name).get<std::int64_t>();
-    if (on != state.num_unmasked || std::abs(on - count) > doubtful) differences_.counts += 1;
+    if (on != state.num_trained || std::abs(on - count) > doubtful) differences_.counts += 1;
     const auto parameter = row.at("parameter").at(name).get<std::vector<double>>();
     differences_.parameter =
         std::max(differences_.parameter,

@@ -35,7 +35,7 @@ inline float reference_threshold(std::vector<float> m, double rho, double trim) 
 struct ReferenceResult {
   double norm = 0, scale = 1;
   bool skipped = false;
-  std::vector<std::int64_t> num_unmasked;
+  std::vector<std::int64_t> num_trained;
 };
 
 /// One step on the fp32 arrays of `tensors` (param is the master). Moments and parameters in double
@@ -89,13 +89,13 @@ inline ReferenceResult reference_step(std::vector<OwnedTensor>& tensors, const S
     if (localized && args.threshold_due && t.learns && !small) {
       t.threshold = reference_threshold(scores, args.unmask_ratio, args.trim_ratio);
     }
-    std::int64_t num_on = 0;
+    std::int64_t num_trained = 0;
     for (std::int64_t i = 0; i < t.size; ++i) {
       bool on = true;
       if (args.mask == MaskKind::given) on = OwnedTensor::bit(t.mask, i);
       if (localized) {
         on = small || t.score[t.at(i)] > t.threshold;
-        num_on += on ? 1 : 0;
+        num_trained += on ? 1 : 0;
         auto& word = t.mask[static_cast<std::size_t>(i / 64)];
         const std::uint64_t bit = std::uint64_t{1} << (i % 64);
         word = on ? word | bit : word & ~bit;
@@ -119,7 +119,7 @@ inline ReferenceResult reference_step(std::vector<OwnedTensor>& tensors, const S
       const double denominator = std::sqrt(d(m2)) / d(n.bias2_sqrt) + d(n.eps);
       p = static_cast<float>(d(p) * d(decay) - d(step_size) * d(m1) / denominator);
     }
-    result.num_unmasked.push_back(num_on);
+    result.num_trained.push_back(num_trained);
   }
   return result;
 }

@@ -81,7 +81,7 @@ std::int64_t take_step(CpuStep& cpu, OwnedTensor& t, const StepArgs& args, Pool&
   StepTensor view = t.view();
   cpu.run(&view, 1, args, ParallelFor(pool, threads));
   t.threshold = view.threshold;
-  return view.num_unmasked;
+  return view.num_trained;
 }
 
 template <class T>
@@ -172,7 +172,7 @@ TEST_CASE("a compact step is the fp32 step on the widened state, rounded") {
         new_gradient(t, step);
         const PlainRounding rounding{t.seed};
         OwnedTensor scored = widened(t), stepped = widened(t);
-        const std::int64_t num_on = take_step(cpu, t, args, kSerialPool, 1);
+        const std::int64_t num_trained = take_step(cpu, t, args, kSerialPool, 1);
 
         StepArgs score_only = args;  // the score grows in fp32, nothing else counts
         score_only.update = Update::gradient;
@@ -193,7 +193,7 @@ TEST_CASE("a compact step is the fp32 step on the widened state, rounded") {
           above += on;
         }
         CHECK(wrong == 0);
-        CHECK(num_on == above);
+        CHECK(num_trained == above);
 
         StepArgs given = args;  // the same entries move, in fp32
         given.mask = MaskKind::given;

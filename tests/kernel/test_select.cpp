@@ -70,13 +70,13 @@ struct Scores {
     for (float& x : counted) x = without_denormal(x);
     const float eta = reference_threshold(counted, args.unmask_ratio, args.trim_ratio);
     bool good = same(view.threshold, eta) || (view.threshold == 0 && eta == 0);  // of any sign
-    std::int64_t num_on = 0;
+    std::int64_t num_trained = 0;
     for (std::int64_t i = 0; i < t.size; ++i) {
       const bool on = counted[static_cast<std::size_t>(i)] > eta;
       good = good && on == OwnedTensor::bit(t.mask, i);
-      num_on += on ? 1 : 0;
+      num_trained += on ? 1 : 0;
     }
-    return good && num_on == view.num_unmasked;
+    return good && num_trained == view.num_trained;
   }
 };
 

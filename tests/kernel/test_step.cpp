@@ -65,14 +65,14 @@ void new_gradients(std::vector<OwnedTensor>& tensors, const Setting& s, int step
 template <class Pool>
 StepResult take_step(CpuStep& cpu, std::vector<OwnedTensor>& tensors, const StepArgs& args,
                      Pool& pool, std::int64_t threads,
-                     std::vector<std::int64_t>* num_unmasked = nullptr) {
+                     std::vector<std::int64_t>* num_trained = nullptr) {
   std::vector<StepTensor> views;
   for (OwnedTensor& t : tensors) views.push_back(t.view());
   const StepResult result = cpu.run(views.data(), static_cast<std::int64_t>(views.size()), args,
                                     ParallelFor(pool, threads));
   for (std::size_t t = 0; t < tensors.size(); ++t) {
     tensors[t].threshold = views[t].threshold;
-    if (num_unmasked != nullptr) num_unmasked->push_back(views[t].num_unmasked);
+    if (num_trained != nullptr) num_trained->push_back(views[t].num_trained);
   }
   return result;
 }
@@ -134,8 +134,8 @@ void check_setting(const Setting& s, int steps = 4) {
       args.threshold_due = s.args.threshold_due && step != 3;
       new_gradients(got, s, step);
       new_gradients(want, s, step);
-      std::vector<std::int64_t> num_unmasked;
-      const StepResult result = take_step(cpu, got, args, pool, 2, &num_unmasked);
+      std::vector<std::int64_t> num_trained;
+      const StepResult result = take_step(cpu, got, args, pool, 2, &num_trained);
       const ReferenceResult expected = reference_step(want, args);
       CHECK(result.grad_norm == Approx(expected.norm).epsilon(1e-12));
       CHECK(result.clip_scale == Approx(expected.scale).epsilon(1e-12));
@@ -144,7 +144,7 @@ void check_setting(const Setting& s, int steps = 4) {
       for (std::size_t t = 0; s.args.mask == MaskKind::localized && t < got.size(); ++t) {
         std::int64_t bits = 0;
         for (const std::uint64_t word : got[t].mask) bits += __builtin_popcountll(word);
-        CHECK(num_unmasked[t] == bits);
+        CHECK(num_trained[t] == bits);
       }
     }
   }
@@ -480,7 +480,7 @@ TEST_CASE("check values of the mask step") {
     cpu.run(&view, 1, args, ParallelFor::serial());
     t.threshold = view.threshold;
     CHECK(static_cast<double>(view.threshold) == Approx(eta).epsilon(1e-6));
-    CHECK(view.num_unmasked == unmasked);
+    CHECK(view.num_trained == unmasked);
     double total = 0, moved = 0;
     for (const float m : t.score) total += static_cast<double>(m);
     for (const float g : t.grad_out) moved += std::fabs(static_cast<double>(g));

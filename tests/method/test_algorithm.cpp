@@ -51,10 +51,10 @@ TEST_CASE("the mask step has the values of the description") {
       const double sum = state.score.sum().item<double>();
       const double trained = w.grad().abs().sum().item<double>();
       CHECK(state.eta.value() == Approx(number == 0 ? eta[t] : eta[2]).epsilon(1e-12).margin(0));
-      CHECK(state.num_unmasked == (number == 0 ? first_unmasked[t] : later_unmasked[t]));
+      CHECK(state.num_trained == (number == 0 ? first_unmasked[t] : later_unmasked[t]));
       CHECK(sum == Approx(number == 0 ? first_sum[t] : later_sum[t]).epsilon(1e-12).margin(1e-12));
       if (number == 1) CHECK(trained == Approx(later_trained[t]).epsilon(1e-12).margin(0));
-      CHECK(unlearner.last_step().fraction_trained == static_cast<double>(state.num_unmasked) / 40);
+      CHECK(unlearner.last_step().fraction_trained == static_cast<double>(state.num_trained) / 40);
     }
     const auto report = task.end();
     CHECK(report.tensors[0].threshold.value() == Approx(eta[2]).epsilon(1e-12));
@@ -329,7 +329,7 @@ TEST_CASE("thresholds, counts and masks of the fused step are those of at::topk,
       }
       const auto &want = slots[0][0], &got = slots[1][0];
       CHECK(got.threshold == want.threshold);
-      CHECK(got.num_unmasked == want.num_unmasked);
+      CHECK(got.num_trained == want.num_trained);
       CHECK(same_bits(masks[1], masks[0]));
     }
   }

@@ -135,7 +135,7 @@ std::vector<Tensor> everything(Method& unlearner) {
       all.push_back(t.defined() ? t.detach().clone() : t);
     }
     numbers.insert(numbers.end(), {p.threshold.value_or(-7), p.eta.value_or(-7), p.slow ? 1.0 : 0.0,
-                                   static_cast<double>(p.num_unmasked)});
+                                   static_cast<double>(p.num_trained)});
     const auto found = unlearner.state().find(p.param.unsafeGetTensorImpl());
     if (found == unlearner.state().end()) continue;
     if (const auto* state = dynamic_cast<const alkn::AdamWParamState*>(found->second.get())) {

@@ -10,6 +10,7 @@
 #include <alkn/objective/negated_token_nll.hpp>
 #include <alkn/objective/negative_preference.hpp>
 #include <alkn/objective/retain_kl.hpp>
+#include <alkn/objective/retain_kl_rows.hpp>
 #include <alkn/objective/token_nll.hpp>
 #include <limits>
 #include <string>

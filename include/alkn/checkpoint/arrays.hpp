@@ -1,4 +1,5 @@
-// The arrays of a checkpoint: what an UnlearnerCore writes and reads. See checkpoint.hpp.
+// The arrays of a checkpoint: what an UnlearnerCore writes and reads. See checkpoint.hpp. Long, as
+// each array is written, compared and read here, side by side.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -62,7 +63,7 @@ class CheckpointArrays {
       threshold.push_back(p.threshold.value_or(0));
       eta.push_back(p.eta.value_or(0));
       flags.push_back((p.threshold ? 1 : 0) + (p.eta ? 2 : 0) + (p.slow ? 4 : 0));
-      unmasked.push_back(p.num_unmasked);
+      unmasked.push_back(p.num_trained);
     }
     arrays.emplace_back("columns/threshold", column(threshold));
     arrays.emplace_back("columns/eta", column(eta));
@@ -321,7 +322,7 @@ class CheckpointArrays {
       p.threshold = (flags[i] & 1) != 0 ? std::optional(threshold[i]) : std::nullopt;
       p.eta = (flags[i] & 2) != 0 ? std::optional(eta[i]) : std::nullopt;
       p.slow = (flags[i] & 4) != 0;
-      p.num_unmasked = unmasked[i];
+      p.num_trained = unmasked[i];
     }
     return states;
   }

@@ -78,8 +78,8 @@ struct StepTensor {
   float threshold = 0;  ///< in: eta in force; out: the new eta if it was learned. Entry on: m > eta
 
   // Results
-  std::int64_t num_unmasked = 0;  ///< out (localized): entries with m > eta
-  float deviation = 0;            ///< out: mu of this step, zero where `used` is null
+  std::int64_t num_trained = 0;  ///< out (localized): entries with m > eta
+  float deviation = 0;           ///< out: mu of this step, zero where `used` is null
 };
 
 /// One step over all tensors.

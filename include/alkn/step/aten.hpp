@@ -131,7 +131,7 @@ inline void aten_score(StepSlot& slot, const Tensor& grad, const kernel::StepArg
   }
   const Tensor mask =
       without_threshold(score.numel()) ? at::ones_like(score, at::kBool) : score.gt(slot.threshold);
-  slot.num_unmasked = mask.sum().item<std::int64_t>();
+  slot.num_trained = mask.sum().item<std::int64_t>();
   slot.mask->copy_(pack_bits(mask));
 }
 

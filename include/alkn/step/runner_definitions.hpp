@@ -177,7 +177,7 @@ ALKN_COMPILED_INLINE void StepRunner::bind(const StepSlot& slot, kernel::StepTen
 ALKN_COMPILED_INLINE void StepRunner::take_results(StepSlot& slot,
                                                    const kernel::StepTensor& tensor) {
   if (tensor.size == 0) return;
-  slot.num_unmasked = tensor.num_unmasked;
+  slot.num_trained = tensor.num_trained;
   slot.deviation = static_cast<double>(tensor.deviation);
   slot.threshold = static_cast<double>(tensor.threshold);
 }

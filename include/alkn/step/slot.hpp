@@ -59,7 +59,7 @@ struct StepSlot {
   bool learns_threshold = false;
   double threshold = 0;
   // results
-  std::int64_t num_unmasked = 0;
+  std::int64_t num_trained = 0;
   double deviation = 0;
 
   /// Lets go of the tensors: they are somebody else's after the step.

@@ -45,9 +45,9 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::report(double lambda, bool reduce
   for (const ParameterState& p : parameters_) {
     TensorReport row{.name = p.name, .size = p.param.numel(), .threshold = {}};
     const auto size = static_cast<double>(row.size);
-    const auto trained = static_cast<double>(p.num_unmasked);
+    const auto trained = static_cast<double>(p.num_trained);
     // without a gradient in the last step the mask is that of an earlier one
-    const double again = p.num_unmasked > 0 && p.mask.defined() && p.used.defined()
+    const double again = p.num_trained > 0 && p.mask.defined() && p.used.defined()
                              ? static_cast<double>(count_common_bits(p.mask, p.used))
                              : 0;
     row.fraction_trained = size > 0 ? trained / size : 0;

@@ -80,19 +80,19 @@ struct ParameterState {
   Tensor used;                      ///< words of M; undefined before the first task ends
   std::optional<double> threshold;  ///< learned in the first task that trained it
   // task
-  Tensor start;                   ///< theta_{t-1}: the master's, or the parameter's own values
-  Tensor retain, score, mask;     ///< as in StepSlot
-  Tensor masked_grad;             ///< g' of a low-precision parameter under a foreign base
-  bool retain_finished = false;   ///< `retain` is what the score wants, no sum any more
-  std::optional<double> eta;      ///< in force in this task
-  bool slow = false;              ///< low learning rate by tensor
-  std::int64_t num_unmasked = 0;  ///< entries that the last step trained; 0: none yet
+  Tensor start;                  ///< theta_{t-1}: the master's, or the parameter's own values
+  Tensor retain, score, mask;    ///< as in StepSlot
+  Tensor masked_grad;            ///< g' of a low-precision parameter under a foreign base
+  bool retain_finished = false;  ///< `retain` is what the score wants, no sum any more
+  std::optional<double> eta;     ///< in force in this task
+  bool slow = false;             ///< low learning rate by tensor
+  std::int64_t num_trained = 0;  ///< entries that the last step trained; 0: none yet
 
   void drop_task() {
     start = retain = score = mask = masked_grad = Tensor();
     eta.reset();
     slow = retain_finished = false;
-    num_unmasked = 0;
+    num_trained = 0;
   }
 };
 

@@ -33,7 +33,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::plain_step() {
 /// Entries that a step trained.
 ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::num_trained(const ParameterState& p,
                                                              const StepSlot& slot) const {
-  if (settings_.mask == kernel::MaskKind::localized) return slot.num_unmasked;
+  if (settings_.mask == kernel::MaskKind::localized) return slot.num_trained;
   return settings_.mask == kernel::MaskKind::given ? p.num_given : p.param.numel();
 }
 
@@ -123,14 +123,14 @@ ALKN_COMPILED_INLINE void UnlearnerCore::take_results(const kernel::StepResult& 
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     ParameterState& p = parameters_[i];
     if (stepped_[i] == 0) {
-      p.num_unmasked = 0;
+      p.num_trained = 0;
       continue;
     }
     if (!result.skipped) {
-      p.num_unmasked = num_trained(p, slots_[i]);
+      p.num_trained = num_trained(p, slots_[i]);
       if (slots_[i].learns_threshold) p.eta = slots_[i].threshold;  // only where one was due
     }
-    on += static_cast<double>(p.num_unmasked);
+    on += static_cast<double>(p.num_trained);
     all += static_cast<double>(p.param.numel());
   }
   task.last.grad_norm = result.grad_norm;

@@ -1,4 +1,5 @@
-// The handle of a running task: what a training loop talks to besides its optimizer.
+// The handle of a running task: what a training loop talks to besides its optimizer. One class with
+// the documentation of every call of the protocol: hence its length.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -60,9 +61,9 @@ class [[nodiscard]] Task {
     }
   }
 
-  /// Whether the objective needs what the model says of the forget set before the first step.
+  /// Whether `remember()` must be called before the first step.
   [[nodiscard]] bool wants_memory() const noexcept { return Objective::kRemembers; }
-  /// Whether the mask needs the gradient of the retain loss before the first step.
+  /// Whether `accumulate_retain_gradient()` must be called before the first step.
   [[nodiscard]] bool wants_retain_gradient() const noexcept {
     return Method::kMaskKind == kernel::MaskKind::localized;
   }

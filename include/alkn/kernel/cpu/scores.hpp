@@ -22,7 +22,7 @@ struct StepRun {
   const Kernels& kernels;
   ScratchPool& pool;
   const ParallelFor& parallel;
-  std::int64_t* unmasked;  ///< out, per chunk
+  std::int64_t* trained;  ///< out, entries a chunk
 };
 
 inline bool learns(const StepTensor& t) { return t.learns_threshold && has_threshold(t.size); }

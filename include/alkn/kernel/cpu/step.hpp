@@ -43,10 +43,10 @@ class CpuStep {
     chunks_.assign(tensors, num_tensors);
     sums_.resize(
         static_cast<std::size_t>(chunks_.size()));  // whatever an earlier call without memory left
-    unmasked_.resize(static_cast<std::size_t>(chunks_.size()));
+    trained_.resize(static_cast<std::size_t>(chunks_.size()));
     pool_.reserve(parallel.num_threads(), 0);
-    const StepRun run{tensors, num_tensors, chunks_,         kernel::kernels(),
-                      pool_,   parallel,    unmasked_.data()};
+    const StepRun run{tensors, num_tensors, chunks_,        kernel::kernels(),
+                      pool_,   parallel,    trained_.data()};
 
     StepNumbers numbers{args, 1};
     const StepResult result = reduce(run, numbers);
@@ -60,7 +60,7 @@ class CpuStep {
     } else {
       update(run, numbers);
     }
-    if (args.mask == MaskKind::localized) count_unmasked(tensors, num_tensors);
+    if (args.mask == MaskKind::localized) count_trained(tensors, num_tensors);
     return result;
   }
 
@@ -114,24 +114,24 @@ class CpuStep {
         } else if (numbers.args.mask == MaskKind::given) {
           worker.update(t, chunk, worker.state_kernels(t).update_bits, false);
         } else {
-          run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_fused, true);
+          run.trained[c] = worker.update(t, chunk, worker.state_kernels(t).update_fused, true);
         }
       }
     });
   }
 
-  void count_unmasked(StepTensor* tensors, std::int64_t num_tensors) const {
+  void count_trained(StepTensor* tensors, std::int64_t num_tensors) const {
     for (std::int64_t t = 0; t < num_tensors; ++t) {
-      tensors[t].num_unmasked = 0;
+      tensors[t].num_trained = 0;
       for (std::int64_t c = chunks_.first(t); c < chunks_.first(t + 1); ++c) {
-        tensors[t].num_unmasked += unmasked_[static_cast<std::size_t>(c)];
+        tensors[t].num_trained += trained_[static_cast<std::size_t>(c)];
       }
     }
   }
 
   ChunkList chunks_;
-  std::vector<Sums> sums_;              // per chunk
-  std::vector<std::int64_t> unmasked_;  // per chunk
+  std::vector<Sums> sums_;             // per chunk
+  std::vector<std::int64_t> trained_;  // per chunk
   ScratchPool pool_;
   CpuThresholds thresholds_;
 };

@@ -146,9 +146,9 @@ class CpuThresholds {
     worker.then_score(run.tensors, next);
     const Way way = way_of(run, chunk.tensor);
     if (way == Way::none) {
-      run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_fused, true);
+      run.trained[c] = worker.update(t, chunk, worker.state_kernels(t).update_fused, true);
     } else if (way == Way::one_chunk) {
-      run.unmasked[c] =
+      run.trained[c] =
           step_one_chunk(run, numbers.args, worker, predictor(chunk.tensor), chunk, next);
     } else {
       const ChunkedTensor& tensor = state(chunk.tensor);
@@ -182,9 +182,9 @@ class CpuThresholds {
     if (tensor.settled) {
       CpuWorker::settle_mask(t, chunk,
                              chunked_.slot(tensor.first_slot + c - run.chunks.first(chunk.tensor)));
-      run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_bits, false);
+      run.trained[c] = worker.update(t, chunk, worker.state_kernels(t).update_bits, false);
     } else {
-      run.unmasked[c] = worker.update(t, chunk, worker.state_kernels(t).update_scored, false);
+      run.trained[c] = worker.update(t, chunk, worker.state_kernels(t).update_scored, false);
     }
   }
 

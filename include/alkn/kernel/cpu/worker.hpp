@@ -145,10 +145,10 @@ class CpuWorker {
   /// Updates a chunk by one of StateKernels::update_*; returns how many entries are trained.
   std::int64_t update(const StepTensor& t, const Chunk& chunk, UpdateKernel kernel,
                       bool fused) const {
-    std::int64_t num_on = 0;
+    std::int64_t num_trained = 0;
     each_update(t, chunk, fused,
-                [&](const UpdatePass& pass) { num_on += kernel[foreign()](pass); });
-    return num_on;
+                [&](const UpdatePass& pass) { num_trained += kernel[foreign()](pass); });
+    return num_trained;
   }
 
   /// Sets the bits of the candidates that turn out to lie above the threshold.

@@ -163,7 +163,7 @@ class CudaStep {
                   results_.data() + sizeof(Control) + static_cast<std::size_t>(t) * sizeof(state),
                   sizeof(state));
       tensors[t].threshold = state.threshold;
-      tensors[t].num_unmasked = static_cast<std::int64_t>(state.num_unmasked);
+      tensors[t].num_trained = static_cast<std::int64_t>(state.num_trained);
       tensors[t].deviation = state.deviation;
     }
     return result;

@@ -156,7 +156,7 @@ ALKN_DEVICE inline void finish_step(const Block& block, NormShared& shared, cons
   for (std::int64_t k = block.thread(); k < header.num_tensors; k += block.num_threads()) {
     const Tensor& tensor = table.tensors[k];
     TensorState& state = table.states[k];
-    state.num_unmasked = 0;
+    state.num_trained = 0;
     state.threshold = tensor.t.threshold;
     state.deviation = 0;
     if (args.mask != MaskKind::localized || tensor.t.used == nullptr) continue;

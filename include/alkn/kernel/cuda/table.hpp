@@ -54,7 +54,7 @@ struct Target {
 struct TensorState {
   Target targets[2];  ///< low, high
   std::uint64_t chunks_done = 0;
-  std::uint64_t num_unmasked = 0;
+  std::uint64_t num_trained = 0;
   float threshold = 0;
   float deviation = 0;
 };

@@ -13,7 +13,7 @@
 namespace alkn::kernel::cuda {
 
 struct UpdateShared {
-  std::uint32_t num_on;
+  std::uint32_t num_trained;
 };
 
 /// The numbers that update a tensor's elements.
@@ -74,7 +74,7 @@ ALKN_DEVICE inline std::uint32_t update_entries(const Block& block, const StepTe
   float scores[4], params[4], exp_avgs[4], exp_avg_sqs[4], grads[4];
   ALKN_CUDA_UNROLL
   for (int j = 0; j < 4; ++j) {
-    const M in_union = ((used >> j) & 1U) != 0;
+    const M is_used = ((used >> j) & 1U) != 0;
     const U random = compact ? random_bits(n.rounding, number_of(span.at + j)) : 0;
     const F grad = clipped(n.score, element(in.grad, t.type, j));
     M on = kMask == MaskKind::none || ((on_bits >> j) & 1U) != 0;
@@ -82,7 +82,7 @@ ALKN_DEVICE inline std::uint32_t update_entries(const Block& block, const StepTe
       scores[j] = element(in.score, t.state_type, j);
       if (n.grows) {
         scores[j] =
-            grown_score(n.score, grad, element(in.retain, t.retain_type, j), scores[j], in_union);
+            grown_score(n.score, grad, element(in.retain, t.retain_type, j), scores[j], is_used);
         if (compact) scores[j] = rounded_score(scores[j], random);
       }
       on = scores[j] > n.threshold || n.all_on;
@@ -93,7 +93,7 @@ ALKN_DEVICE inline std::uint32_t update_entries(const Block& block, const StepTe
       const AdamWState old{element(in.param, DType::float32, j),
                            element(in.exp_avg, t.state_type, j),
                            element(in.exp_avg_sq, t.state_type, j)};
-      AdamWState now = adamw_step(n.adamw, grads[j], in_union, old);
+      AdamWState now = adamw_step(n.adamw, grads[j], is_used, old);
       if (compact) {
         now.exp_avg = value_of(rounded_exp_avg(now.exp_avg, random) & 0xFFFF0000U);
         now.exp_avg_sq = value_of(rounded_exp_avg_sq(now.exp_avg_sq, random) & 0xFFFF0000U);
@@ -124,14 +124,14 @@ ALKN_DEVICE inline void update_unit(const Block& block, UpdateShared& shared, co
   const StepTensor& t = tensor.t;
   const UpdateNumbers n = update_numbers(table, tensor, state, begin);
   float* weights = t.type != DType::float32 ? t.master : static_cast<float*>(t.param);
-  if (kMask == MaskKind::localized && block.thread() == 0) shared.num_on = 0;
-  std::uint32_t num_on = 0;
+  if (kMask == MaskKind::localized && block.thread() == 0) shared.num_trained = 0;
+  std::uint32_t num_trained = 0;
   for (std::int64_t tile = begin; tile < end; tile += 4 * block.num_threads()) {
     const Span span = span_at(tile + 4 * block.thread(), end);
     const std::uint32_t bits = update_entries<kMask, kAdamW>(block, t, weights, n, span);
     if constexpr (kMask == MaskKind::localized) {
       ALKN_CUDA_UNROLL
-      for (int j = 0; j < 4; ++j) num_on += (bits >> j) & 1U;
+      for (int j = 0; j < 4; ++j) num_trained += (bits >> j) & 1U;
       const std::uint32_t word = block.gather_nibbles(bits);
       if (block.thread() % 8 == 0 &&
           span.at < (end + 63) / 64 * 64) {  // unused bits of the last word: zero
@@ -141,9 +141,9 @@ ALKN_DEVICE inline void update_unit(const Block& block, UpdateShared& shared, co
   }
   if constexpr (kMask == MaskKind::localized) {
     block.sync();
-    block.sum_shared(&shared.num_on, num_on);
+    block.sum_shared(&shared.num_trained, num_trained);
     block.sync();
-    if (block.thread() == 0) block.fetch_add(&state.num_unmasked, shared.num_on);
+    if (block.thread() == 0) block.fetch_add(&state.num_trained, shared.num_trained);
     block.sync();
   }
 }

@@ -52,9 +52,9 @@ ALKN_INLINE ScoreLanes score_lanes(const ScoreNumbers& n) {
 ALKN_INLINE F clipped(const ScoreLanes& c, F grad) { return mul(operand(grad), c.scale); }
 
 /// m + a d - mu k M; g is clipped already (spec: section 3).
-ALKN_INLINE F grown_score(const ScoreLanes& c, F grad, F retain, F score, M in_union) {
+ALKN_INLINE F grown_score(const ScoreLanes& c, F grad, F retain, F score, M is_used) {
   const F d = score_product(c.product, grad, operand(retain));
-  return sub(fma(c.alignment, d, operand(score)), keep_if(in_union, c.penalty));
+  return sub(fma(c.alignment, d, operand(score)), keep_if(is_used, c.penalty));
 }
 
 ALKN_INLINE AdamWLanes<F> adamw_lanes(const AdamWLanes<float>& n) {
@@ -69,16 +69,16 @@ struct AdamWState {
   F param, exp_avg, exp_avg_sq;
 };
 /// One AdamW step of one entry (spec: section 6), in the operation order of torch::optim::AdamW.
-ALKN_INLINE AdamWState adamw_step(const AdamWLanes<F>& c, F grad, M in_union,
+ALKN_INLINE AdamWState adamw_step(const AdamWLanes<F>& c, F grad, M is_used,
                                   const AdamWState& old) {
   AdamWState now;
   now.exp_avg = fma(grad, c.one_minus_beta1, mul(c.beta1, operand(old.exp_avg)));
   now.exp_avg_sq = fma(mul(c.one_minus_beta2, grad), grad, mul(c.beta2, operand(old.exp_avg_sq)));
   const F denominator = add(div(root(now.exp_avg_sq), c.bias2_sqrt), c.eps);
-  const F step_size = blend(in_union, c.step_size_used, c.step_size);
+  const F step_size = blend(is_used, c.step_size_used, c.step_size);
   const F step = div(mul(step_size, now.exp_avg), denominator);
   // fma(x, y, +0) is the rounded product, and no compiler may contract it with the subtraction
-  const F decayed = fma(operand(old.param), blend(in_union, c.decay_used, c.decay), set(0.0F));
+  const F decayed = fma(operand(old.param), blend(is_used, c.decay_used, c.decay), set(0.0F));
   now.param = sub(decayed, step);
   return now;
 }

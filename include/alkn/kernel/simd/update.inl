@@ -27,7 +27,7 @@ inline UpdatePass tail_of(const UpdatePass& pass, std::int64_t i, const std::uin
 /// Which entries are on; grows the score where the source says so. @param random of a compact state
 template <Source kSource, bool kCompact>
 ALKN_INLINE M entries_on(const UpdatePass& pass, std::int64_t i, int lane, std::uint64_t word,
-                         F grad, const ScoreLanes& c, F threshold, M in_union, M all, U random) {
+                         F grad, const ScoreLanes& c, F threshold, M is_used, M all, U random) {
   if constexpr (kSource == Source::all) {
     return all;
   } else if constexpr (kSource == Source::bits) {
@@ -35,7 +35,7 @@ ALKN_INLINE M entries_on(const UpdatePass& pass, std::int64_t i, int lane, std::
   } else {
     F score = load_state<kCompact>(pass.score, i + lane);
     if constexpr (kSource == Source::fused) {
-      score = grown_score(c, grad, load(pass.retain + i + lane), score, in_union);
+      score = grown_score(c, grad, load(pass.retain + i + lane), score, is_used);
       score = store_score<kCompact>(pass.score, i + lane, score, random);
     }
     return either(greater(score, threshold), all);
@@ -44,11 +44,11 @@ ALKN_INLINE M entries_on(const UpdatePass& pass, std::int64_t i, int lane, std::
 
 template <bool kAdamW, bool kCompact>
 ALKN_INLINE void move_entries(const UpdatePass& pass, std::int64_t i, const AdamWLanes<F>& adamw,
-                              F grad, M in_union, M moves, U random) {
+                              F grad, M is_used, M moves, U random) {
   if constexpr (kAdamW) {
     const AdamWState old{load(pass.param + i), load_state<kCompact>(pass.exp_avg, i),
                          load_state<kCompact>(pass.exp_avg_sq, i)};
-    const AdamWState now = adamw_step(adamw, grad, in_union, old);
+    const AdamWState now = adamw_step(adamw, grad, is_used, old);
     store(pass.param + i, blend(moves, now.param, old.param));
     if constexpr (kCompact) {  // rounded before the blend: what does not move keeps its bits, also
                                // of a NaN
@@ -92,7 +92,7 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
   const F threshold = set(pass.threshold);
   const M all = all_if(kSource == Source::all || pass.all_on);
   const M thawed = all_if(!pass.freeze);
-  std::int64_t num_on = 0;
+  std::int64_t num_trained = 0;
   for (std::int64_t i = 0; i < pass.size; i += 64) {
     const std::uint64_t used = word_at(pass.used, i);
     const std::uint64_t given = kSource == Source::bits ? pass.mask[i >> 6U] : 0;
@@ -102,13 +102,13 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
     prefetch_update<kSource, kAdamW, kCompact>(pass, i);
     for (int lane = 0; lane < lanes; lane += kWidth) {
       const F grad = clipped(c, load(pass.grad + i + lane));
-      const M in_union = mask_at(used, lane);
+      const M is_used = mask_at(used, lane);
       const U bits = random.next();
-      const M on = entries_on<kSource, kCompact>(pass, i, lane, given, grad, c, threshold, in_union,
+      const M on = entries_on<kSource, kCompact>(pass, i, lane, given, grad, c, threshold, is_used,
                                                  all, bits);
       if constexpr (kWrites) word |= bits_of(on) << lane;
       const F masked = kSource == Source::all ? grad : keep_if(on, grad);
-      move_entries<kAdamW, kCompact>(pass, i + lane, adamw, masked, in_union, either(on, thawed),
+      move_entries<kAdamW, kCompact>(pass, i + lane, adamw, masked, is_used, either(on, thawed),
                                      bits);
     }
     if constexpr (kWidth > 1) {
@@ -122,7 +122,7 @@ inline std::int64_t update_words(const UpdatePass& given_pass) {
       }
     }
     if constexpr (kWrites) pass.mask[i >> 6U] = word;
-    num_on += __builtin_popcountll(kWrites ? word : given);
+    num_trained += __builtin_popcountll(kWrites ? word : given);
   }
-  return num_on;
+  return num_trained;
 }
