@@ -5,14 +5,16 @@
 #                          MODEL=smollm2: teach that model, then make it forget (half an hour)
 #   make model             put SmolLM2-135M-Instruct into models/smollm2-135m (93 MB to download)
 #   make test-model        run transformers beside the models of examples/models (5 GB to download)
-#   make experiment        compare all methods at equal forgetting, QUICK=1: a trial of a minute
+#   make experiment        compare all methods at equal forgetting, QUICK=1: a trial of a minute;
+#                          MODEL=smollm2: on that model (two hours; TOFU's folder: ARGS="--data FOLDER")
 #   make test              build and run all tests
 #   make bench             build and run the benchmarks; QUICK=1: the main table, in a minute
 #   make bench-model       an iteration on SmolLM2 beside transformers, into docs/benchmarks.md (5 GB to download)
 #   make golden FILES=...  check golden vectors that the oracle wrote
 #   make tofu_metrics      build the metrics of TOFU's evaluation logs
 #   make report            draw the report of an experiment, RESULTS=FOLDER
-#   make results           write docs/results.md; RESULTS=FOLDER: of that experiment, kept in docs/results
+#   make results           write docs/results.md; RESULTS=FOLDER: of that experiment, kept in docs/results;
+#                          MODEL=smollm2: docs/results_smollm2.md
 #   make cuda              compile the CUDA kernels and test them without a GPU; a line for each
 #   make docs              build the reference, into build/docs
 #   make format            format the C++ files
@@ -61,9 +63,10 @@ test-model: configure
 	  $(BUILD)/tests/tokenizers/tokenize_lines models/smollm2-135m README.md docs/guide.md; fi
 
 # Resumes: what is finished in the folder is kept.
-experiment: configure
-	@cmake --build $(BUILD) -j $(JOBS) --target experiment
-	@$(BUILD)/bin/experiment --out build/experiment$(if $(QUICK),-quick --quick) $(ARGS)
+experiment: configure $(if $(filter smollm2,$(MODEL)),model)
+	@cmake --build $(BUILD) -j $(JOBS) --target experiment$(if $(filter smollm2,$(MODEL)),_smollm2)
+	@$(if $(filter smollm2,$(MODEL)),OMP_WAIT_POLICY=passive $(BUILD)/bin/experiment_smollm2 $(ARGS),\
+	  $(BUILD)/bin/experiment --out build/experiment$(if $(QUICK),-quick --quick) $(ARGS))
 
 test: configure
 	@cmake --build $(BUILD) -j $(JOBS)
@@ -99,8 +102,10 @@ report:
 	@scripts/report/run $(RESULTS) $(ARGS)
 
 results:
-	@$(if $(filter file,$(origin RESULTS)),,scripts/report/run $(RESULTS) --keep docs/results &&) \
-	  scripts/report/run docs/results --docs docs/results.md
+	@$(if $(filter smollm2,$(MODEL)),python3 scripts/report/smollm2.py docs/results_smollm2 docs/results_smollm2.md,$(SMALL_RESULTS))
+
+SMALL_RESULTS = $(if $(filter file,$(origin RESULTS)),,scripts/report/run $(RESULTS) --keep docs/results &&) \
+  scripts/report/run docs/results --docs docs/results.md
 
 cuda: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target cuda_emulation_tests

@@ -236,8 +236,10 @@ inline World tofu_world(const WorldSettings& s) {
   world.held_out = plain_set(slice(retain, last, s.held_out), author + last);
   world.real_authors = read_choices(folder / "real_authors_perturbed.json");
   world.world_facts = read_choices(folder / "world_facts_perturbed.json");
-  for (const QuestionSet* set : {&world.shown, &world.selection, &world.unseen}) {
-    if (set->asked.empty()) {
+  for (const auto& [set, asked] :
+       {std::pair{&world.shown, s.shown}, std::pair{&world.selection, s.selection},
+        std::pair{&world.unseen, s.unseen}}) {
+    if (asked > 0 && set->asked.empty()) {
       continual::data_error("kept authors that retain_perturbed.json covers", "others",
                             folder.string());
     }

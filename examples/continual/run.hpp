@@ -46,6 +46,13 @@ struct Run {
   std::function<Probabilities(std::int64_t task)> measure = {};  ///< in place of `evaluate`
   std::function<void()> before_step = {};  ///< the gradients are there, the step is not taken
   std::function<void(const std::vector<alkn::TensorReport>&)> after_step = {};
+  /// Asked after each step but those of the warm-up: whether the request is fulfilled.
+  std::function<bool()> enough = {};
+  /// What methods that negate end with, in place of their lambda.
+  std::optional<alkn::EndTarget> target = {};
+  /// Strengths that `look` is shown before the first request ends, of methods that negate.
+  std::vector<double> sweep = {};
+  std::function<void(double lambda)> look = {};
 };
 
 /// All rows of a run; nothing: it was interrupted, and a checkpoint is on the disk.

@@ -134,6 +134,7 @@ class Unlearning {
         save();
         return false;
       }
+      if (run_.enough && step + 1 >= per_epoch && run_.enough()) break;
     }
     return true;
   }
@@ -141,6 +142,13 @@ class Unlearning {
   /// Commits the task. The guard takes a smaller lambda where what is shown would suffer too much.
   alkn::TaskReport end(TaskType& task) {
     if constexpr (Method::kNegates) {
+      if (unlearner_.num_tasks() == 0) {
+        for (const double lambda : run_.sweep) {
+          const auto shown = task.weights_at(lambda);
+          run_.look(lambda);
+        }
+      }
+      if (run_.target) return task.end(*run_.target);
       if (run_.settings.guard) {
         return task.end([&] { return mean_loss(run_.model, run_.data.shown); },
                         run_.trained_loss + *run_.settings.guard);

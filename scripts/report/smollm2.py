@@ -1,0 +1,231 @@
+"""docs/results_smollm2.md, of the results of experiment/smollm2 that are kept beside it.
+
+    smollm2.py FOLDER PAGE.md
+"""
+import json
+import pathlib
+import re
+import sys
+import textwrap
+
+SMALL = 0.02  # less between two methods is no difference to speak of, with so few questions and seeds
+# Who keeps more of what nobody showed it, in docs/results.md at a forget probability of .50 or .20.
+RANKING = [("npo+retain", "conflict", "NPO + retain keeps more of the unseen than ALKN, conflict"),
+           ("conflict", "reference", "ALKN, conflict keeps more than ALKN, reference"),
+           ("conflict", "paper", "ALKN, conflict keeps more than ALKN, paper"),
+           ("conflict", "task-vector", "ALKN, conflict keeps more than the task vector"),
+           ("npo+retain", "gradient-ascent+retain", "NPO + retain keeps as much as gradient ascent + retain or more")]
+ORDER = ["conflict", "reference", "paper", "task-vector", "npo+retain", "gradient-ascent+retain"]
+MODELS = ["original", "taught", "gold"]
+
+
+def short(value, digits=2):
+    if value is None:
+        return ""
+    if 0 < abs(value) < 0.5 * 10 ** -digits:
+        return f"{value:.0e}".replace("e-0", "e−").replace("e-", "e−")
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.{digits}f}").replace("-", "−")
+
+
+def mean(values):
+    values = [value for value in values if value is not None]
+    return sum(values) / len(values) if values else None
+
+
+def find(value, path):
+    for key in path:
+        if value is None:
+            return None
+        value = value[key] if isinstance(value, list) else value.get(key)
+    return value
+
+
+def cell(runs, *path, digits=2):
+    """The mean over seeds."""
+    return short(mean([find(run, path) for run in runs]), digits)
+
+
+def table(head, rows):
+    lines = [head, ["---"] + ["--:"] * (len(head) - 1)] + rows
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def paragraph(text, first="", other=""):
+    text = re.sub(r"\[[^\]]*\]", lambda match: match[0].replace(" ", "\0"), text)
+    return textwrap.fill(text, 118, initial_indent=first, subsequent_indent=other, break_long_words=False,
+                         break_on_hyphens=False).replace("\0", " ") + "\n"
+
+
+def listed(parts):
+    return "; ".join(parts) if parts else "nothing"
+
+
+class Table:
+    """All runs of one number of pairs and one target."""
+
+    def __init__(self, runs, pairs, target):
+        chosen = [run for run in runs if run["config"]["pairs_per_author"] == pairs]
+        self.pairs, self.target = pairs, target
+        self.models = {name: [run for run in chosen if run["name"] == name] for name in MODELS}
+        self.arms = {name: [run for run in chosen if run["name"] == name and run["config"].get("target") == target]
+                     for name in ORDER}
+        self.arms = {name: found for name, found in self.arms.items() if found}
+        self.seeds = sorted({run["seed"] for found in self.arms.values() for run in found})
+
+    @property
+    def missing(self):
+        return [name for name in ORDER if name not in self.arms]
+
+    def unseen(self, name):
+        return mean([run["final"]["unseen"] for run in self.arms[name]])
+
+    def verdict(self):
+        """What of the small model's ranking holds, what does not, and what is not known."""
+        holds, fails, open_ = [], [], []
+        for better, worse, claim in RANKING:
+            if better not in self.arms or worse not in self.arms:
+                open_.append(claim)
+                continue
+            a, b = self.unseen(better), self.unseen(worse)
+            text = f"{claim} ({short(a)} and {short(b)})"
+            (fails if a < b - SMALL or (abs(a - b) < SMALL and "as much" not in claim) else holds).append(text)
+        return holds, fails, open_
+
+    def rows(self):
+        rows = []
+        for name, found in [*self.arms.items(), *((n, f) for n, f in self.models.items() if f)]:
+            title = found[0]["title"] if name in ORDER else f"*{found[0]['title']}*"
+            rows.append([title] + [cell(found, "final", key) for key in ("forgotten", "shown", "unseen")] +
+                        [cell(found, "final", "real_authors", "accuracy"),
+                         cell(found, "final", "real_authors", "probability"),
+                         cell(found, "final", "world_facts", "accuracy"),
+                         cell(found, "final", "world_facts", "probability"),
+                         cell(found, "final", "relearned", "probability", 0) + " → " +
+                         cell(found, "final", "relearned", "probability", 1)])
+        return rows
+
+    def quality_rows(self):
+        rows = []
+        for name, found in [*self.arms.items(), *((n, f) for n, f in self.models.items() if f)]:
+            title = found[0]["title"] if name in ORDER else f"*{found[0]['title']}*"
+            rows.append([title] + [cell(found, "final", "rouge", key) for key in ("forgotten", "shown", "unseen")] +
+                        [cell(found, "final", "truth_ratio"), cell(found, "final", "forget_quality", "distance"),
+                         cell(found, "final", "forget_quality", "p")])
+        return rows
+
+    def request_rows(self):
+        rows = []
+        for found in self.arms.values():
+            for t in range(len(found[0]["requests"])):
+                rows.append([found[0]["title"] if t == 0 else "", str(t + 1)] +
+                            [cell(found, "requests", t, key)
+                             for key in ("lambda", "request", "earlier", "shown", "unseen")] +
+                            [cell(found, "requests", t, "real_authors", "accuracy"),
+                             cell(found, "requests", t, "world_facts", "accuracy"),
+                             cell(found, "requests", t, "fraction_trained"),
+                             cell(found, "requests", t, "seconds", digits=0)])
+        return rows
+
+    def sweep_rows(self):
+        return [[found[0]["title"] if i == 0 else "", short(row["lambda"])] +
+                [cell(found, "sweep", i, key) for key in ("request", "shown", "unseen")]
+                for found in self.arms.values() if "sweep" in found[0] for i, row in enumerate(found[0]["sweep"])]
+
+    def cost_rows(self):
+        return [[found[0]["title"], cell(found, "seconds", digits=0), cell(found, "measuring_seconds", digits=0),
+                 cell(found, "peak_mib", digits=0), cell(found, "load", digits=1)] for found in self.arms.values()]
+
+
+def top(first):
+    """Two sentences, and what they stand on."""
+    holds, fails, open_ = first.verdict()
+    text = (f"On SmolLM2-135M, of the ranking that [the small model](results.md) gives, this holds: {listed(holds)}. "
+            f"This does not: {listed(fails)}.")
+    lines = [paragraph(text)]
+    if open_:
+        lines.append(paragraph("Not measured yet: " + listed(open_) + "."))
+    return lines
+
+
+def page(runs):
+    tables = sorted({(run["config"]["pairs_per_author"], run["config"]["target"])
+                     for run in runs if "target" in run["config"]}, key=lambda key: (-key[0], -key[1]))
+    if not tables:
+        raise ValueError("no method is finished")
+    tables = [Table(runs, *key) for key in tables]
+    first = max(tables, key=lambda t: (len(t.arms), len(t.seeds)))
+    config = next(iter(first.arms.values()))[0]["config"]
+    taught = first.models["taught"][0]["teaching"]
+    machine = first.models["taught"][0].get("machine", "")
+    lines = ["# Results on a real model\n", "<!-- written by scripts/report/smollm2.py from results_smollm2/ -->\n"]
+    lines += top(first)
+    state = [f"{len(t.arms)} of {len(ORDER)} methods at {t.pairs} pairs an author and a target of {short(t.target)}, "
+             f"{len(t.seeds)} seed{'s' if len(t.seeds) > 1 else ''}" for t in tables]
+    partial = any(t.missing for t in tables)
+    lines.append(paragraph(
+        f"{'A partial table' if partial else 'State'}: {'; '.join(state)}. "
+        f"{'Finished methods are kept in [results_smollm2](results_smollm2); a later run goes on. ' if partial else ''}"
+        "`make experiment MODEL=smollm2 ARGS=\"--data TOFU\"` runs what is missing, and "
+        "`make results MODEL=smollm2` writes this page."))
+    lines.append("## What was measured\n")
+    lines.append(paragraph(
+        f"SmolLM2-135M-Instruct is taught {config['tasks'] * config['authors_per_task'] + config['authors_kept']} of "
+        "TOFU's made-up authors (\"Question: ...\\nAnswer: ...\", loss on the answer and its end, AdamW at "
+        f"{config['teach_lr']:g}, batch {config['teach_batch']}) in {taught['passes']} passes to an answer probability "
+        f"of {short(taught['probability'])}; not to .99, where loss and gradient say nothing. The gold model is taught "
+        "the same without the authors that are to be forgotten, as many passes. Then "
+        f"{config['tasks']} requests of {config['authors_per_task']} authors each, {config['epochs']} passes a request "
+        f"in batches of {config['batch']}; {config['authors_shown']} kept authors are shown to the methods, "
+        f"{config['authors_kept'] - config['authors_shown']} never."))
+    lines.append(paragraph(
+        "A request ends when the answer probability of what it asks to forget has fallen to the target "
+        f"({config['judged']} pairs judge it): methods that negate search their λ from one fine-tuning "
+        "(`task.end(EndTarget)`), the others stop training there. So methods are compared at equal forgetting, "
+        "request by request; later requests change earlier ones further."))
+    lines.append(paragraph(
+        f"Each set is a fixed one of {config['asked']} questions ({2 * config['asked']} forgotten ones, "
+        f"{config['told']} for truth ratios, {config['generated']} answered freely): one question is "
+        f"{short(1 / config['asked'])} of an accuracy. *Real authors* and *world facts* are TOFU's: how often the "
+        "right answer is the likeliest of all that are given, and its share of their probability. *Relearned*: answer "
+        f"probability of half of the forgotten pairs before and after {config['relearn_steps']} steps on the other "
+        "half. *D*, *p*: Kolmogorov-Smirnov distance of the truth ratios from the gold model's, and the exact test."))
+    for t in tables:
+        lines.append(f"## {t.pairs} of 20 pairs of each author, forgotten to {short(t.target)}\n")
+        if t.missing:
+            lines.append(paragraph("Not finished: " + ", ".join(t.missing) + "."))
+        lines.append(table(["after the last request", "forgotten", "kept, shown", "kept, never shown",
+                            "real authors: accuracy", "share", "world facts: accuracy", "share", "relearned"], t.rows()))
+        lines.append(table(["", "ROUGE-L: forgotten", "shown", "unseen", "truth ratio, forgotten", "D", "p"],
+                           t.quality_rows()))
+        lines.append("### Request by request\n")
+        lines.append(table(["", "request", "λ", "this request", "earlier ones", "shown", "unseen", "real authors",
+                            "world facts", "weights trained", "seconds"], t.request_rows()))
+        if t.sweep_rows():
+            lines.append("### Strengths of one fine-tuning\n")
+            lines.append(paragraph("What the first request would have left at other λ (`task.weights_at`)."))
+            lines.append(table(["", "λ", "this request", "shown", "unseen"], t.sweep_rows()))
+        lines.append("### Time and memory\n")
+        lines.append(paragraph(
+            f"{machine}, {config['threads']} threads. The machine had other work: seconds are those of the clock, "
+            "beside the load of the last minute (two would be this program alone)."))
+        lines.append(table(["", "seconds, unlearning", "seconds, measuring", "peak, MiB", "load"], t.cost_rows()))
+    lines.append("## The taught models\n")
+    lines.append(table(["", "seed", "pairs", "passes", "answer probability", "hash of the weights", "seconds"],
+                       [[run["title"], str(run["seed"]), str(run["config"]["pairs_per_author"]),
+                         str(run["teaching"]["passes"]), short(run["teaching"]["probability"]),
+                         f"`{run['teaching']['hash']}`", short(run["teaching"]["seconds"], 0)]
+                        for run in runs if "teaching" in run]))
+    return "\n".join(lines)
+
+
+def main(folder, out):
+    runs = [json.loads(path.read_text()) for path in sorted(pathlib.Path(folder).glob("*.json"))]
+    pathlib.Path(out).write_text(page(runs), encoding="utf-8")
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except (ValueError, OSError, TypeError) as error:
+        sys.exit(f"smollm2: {error}")
