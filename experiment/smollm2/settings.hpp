@@ -25,12 +25,12 @@ struct Settings {
   std::int64_t teach_passes = 6, teach_batch = 16;
   double teach_until = 0.8;  ///< answer probability
   double teach_lr = 3e-4;
-  std::int64_t epochs = 3, batch = 8;  ///< of one request
+  std::int64_t epochs = 2, batch = 8;  ///< of one request
   std::vector<double> targets{0.4};    ///< answer probability that a request is to fall to
   std::vector<std::uint64_t> seeds{1};
   std::vector<std::string> arms;  ///< names; empty: all
   std::int64_t judged = 16;       ///< pairs that say whether the target is met
-  std::int64_t asked = 24;        ///< questions of each set that are measured
+  std::int64_t asked = 20;        ///< questions of each set that are measured
   std::int64_t told = 40;         ///< forgotten questions whose truth ratio is measured
   std::int64_t generated = 12;    ///< questions of each set that are answered freely
   std::int64_t new_tokens = 56;   ///< of such an answer at most
@@ -93,7 +93,7 @@ struct Arm {
 inline const std::vector<Arm>& arms() {
   static const std::vector<Arm> all{
       {"conflict", "ALKN, conflict", "alkn", "conflict", 3e-5, 4, 0, 12},
-      {"npo+retain", "NPO + retain, weight 20", "npo+retain", "", 7e-5, 0, 20, 0},
+      {"npo+retain", "NPO + retain, weight 20", "npo+retain", "", 1e-4, 0, 20, 0},
       {"paper", "ALKN, paper", "alkn", "paper", 1e-4, 1.5, 0, 6},
       {"reference", "ALKN, reference", "alkn", "reference", 3e-5, 4, 0, 12},
       {"gradient-ascent+retain", "gradient ascent + retain, weight 5", "gradient-ascent+retain", "",

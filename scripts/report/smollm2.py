@@ -218,9 +218,12 @@ def page(runs):
     return "\n".join(lines)
 
 
+def read(folder):
+    return [json.loads(path.read_text()) for path in sorted(pathlib.Path(folder).glob("*.json"))]
+
+
 def main(folder, out):
-    runs = [json.loads(path.read_text()) for path in sorted(pathlib.Path(folder).glob("*.json"))]
-    pathlib.Path(out).write_text(page(runs), encoding="utf-8")
+    pathlib.Path(out).write_text(page(read(folder)), encoding="utf-8")
     print(f"wrote {out}")
 
 

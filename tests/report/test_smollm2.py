@@ -1,0 +1,69 @@
+"""The page of the experiment on a checkpoint: what it says of made-up results, and that it is the one of the kept ones."""
+import copy
+import pathlib
+import sys
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "report"))
+import smollm2  # noqa: E402
+
+FINAL = {"forgotten": .4, "shown": .8, "unseen": .6, "rouge": {"forgotten": .5, "shown": .7, "unseen": .6},
+         "real_authors": {"probability": .5, "accuracy": .75}, "world_facts": {"probability": .4, "accuracy": .5},
+         "truth_ratio": .7, "forget_quality": {"distance": .3, "p": 1e-7},
+         "relearned": {"steps": 10, "probability": [.4, .7]}}
+CONFIG = {"seed": 1, "tasks": 5, "authors_per_task": 4, "authors_kept": 20, "authors_shown": 6, "pairs_per_author": 10,
+          "teach_lr": 3e-4, "teach_batch": 16, "epochs": 3, "batch": 8, "judged": 16, "asked": 24, "told": 40,
+          "generated": 12, "relearn_steps": 10, "threads": 2}
+
+
+def model(name):
+    taught = {"teaching": {"passes": 4, "probability": .84, "seconds": 60, "hash": "00ff"}}
+    return {"name": name, "title": name, "seed": 1, "config": CONFIG, "final": FINAL, "machine": "cores",
+            **(taught if name != "original" else {})}
+
+
+def arm(name, unseen, seed=1):
+    request = {"request": .4, "shown": .8, "unseen": unseen, "fraction_trained": .5, "seconds": 100,
+               "real_authors": {"accuracy": .75}, "world_facts": {"accuracy": .5}}
+    if name in ("conflict", "paper"):
+        request["lambda"] = 3.25
+    run = {"name": name, "title": name, "seed": seed, "config": {**CONFIG, "target": .4}, "requests": [request],
+           "final": {**copy.deepcopy(FINAL), "unseen": unseen}, "seconds": 500, "measuring_seconds": 60,
+           "peak_mib": 5000, "load": 3.5}
+    if name in ("conflict", "paper"):
+        run["sweep"] = [{"lambda": 3, "request": .5, "shown": .9, "unseen": .7}]
+    return run
+
+
+class Page(unittest.TestCase):
+    def test_what_holds_and_what_does_not(self):
+        runs = [model("taught"), model("gold"), arm("conflict", .6), arm("paper", .7), arm("npo+retain", .75)]
+        text = smollm2.page(runs).replace("\n", " ")
+        self.assertIn("this holds: NPO + retain keeps more of the unseen than ALKN, conflict (.75 and .60). This does "
+                      "not: ALKN, conflict keeps more than ALKN, paper (.60 and .70).", text)
+        self.assertIn("Not measured yet: ALKN, conflict keeps more than ALKN, reference;", text)
+        self.assertIn("A partial table: 3 of 6 methods", text)
+        self.assertIn("Not finished: reference, task-vector, gradient-ascent+retain.", text)
+        self.assertIn("| conflict | .40 | .80 | .60 | .75 | .50 | .50 | .40 | .40 → .70 |", text)
+        self.assertIn("| conflict | 1 | 3.25 | .40 |  | .80 | .60 |", text)
+        self.assertIn("| .70 | .30 | 1e−7 |", text)
+
+    def test_no_difference_to_speak_of(self):
+        holds, fails, _ = smollm2.Table([arm("conflict", .6), arm("paper", .59)], 10, .4).verdict()
+        self.assertEqual((holds, len(fails)), ([], 1))
+
+    def test_the_mean_over_seeds(self):
+        table = smollm2.Table([arm("conflict", .5), arm("conflict", .7, seed=2)], 10, .4)
+        self.assertAlmostEqual(table.unseen("conflict"), .6)
+        self.assertEqual(table.seeds, [1, 2])
+
+    def test_the_kept_page_is_that_of_the_kept_results(self):
+        folder, kept = ROOT / "docs" / "results_smollm2", ROOT / "docs" / "results_smollm2.md"
+        if not kept.exists():
+            self.skipTest("no results yet")
+        self.assertEqual(kept.read_text(), smollm2.page(smollm2.read(folder)))
+
+
+if __name__ == "__main__":
+    unittest.main()
