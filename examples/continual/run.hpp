@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -48,6 +49,8 @@ struct Run {
   std::function<void(const std::vector<alkn::TensorReport>&)> after_step = {};
   /// Asked after each step but those of the warm-up: whether the request is fulfilled.
   std::function<bool()> enough = {};
+  /// Requests that are answered; where those are not all, the checkpoint stays for the rest.
+  std::int64_t until = std::numeric_limits<std::int64_t>::max();
   /// What methods that negate end with, in place of their lambda.
   std::optional<alkn::EndTarget> target = {};
   /// Strengths that `look` is shown before the first request ends, of methods that negate.

@@ -31,12 +31,13 @@ class Unlearning {
       : run_(run), unlearner_(trainable(run.model), options, alkn::AdamWOptions(run.strength.lr)) {}
 
   /// All requests, or, after an interruption, those that are left.
-  /// Returns nothing if it was interrupted: a checkpoint is then on the disk.
+  /// Returns nothing if it was interrupted, or some are left: a checkpoint is then on the disk.
   Rows go() {
     std::optional<TaskType> task = resume();
     for (auto t = unlearner_.num_tasks(); t < std::ssize(run_.data.requests); ++t) {
       const Stopwatch watch;
       const EncodedRequest& request = run_.data.requests[static_cast<std::size_t>(t)];
+      if (!task && t >= run_.until) return std::nullopt;
       if (!task) {
         task.emplace(unlearner_.begin_task({.steps = num_steps(request)}));
         prepare(*task, request);

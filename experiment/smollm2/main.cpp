@@ -47,6 +47,8 @@ void add_options(CLI::App& app, Settings& s) {
   add("--seeds", s.seeds, "of the order of requests and of the batches")
       ->check(cli::whole_number());
   app.add_option("--arms", s.arms, "methods; all unless given")->check(CLI::IsMember(names));
+  add("--requests", s.requests, "that each method answers for now, for a first look; 0: all")
+      ->check(CLI::Range(0, 1'000'000));
   add("--asked", s.asked, "questions of each set that are measured")->check(count);
   add("--told", s.told, "forgotten questions whose truth ratio is measured")->check(count);
   add("--generated", s.generated, "questions of each set that are answered freely")->check(count);

@@ -1,5 +1,5 @@
 // One seed: the models to compare with, then method after method from the taught one. Each leaves
-// one JSON file; what is there is not done again.
+// one JSON file, which grows with its requests; what is there is not done again.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -89,11 +89,12 @@ class SeedRun {
     return all;
   }
 
-  /// Whether the file is there; another run's would make a table of things that do not compare.
+  /// Whether the file is there and whole; another run's would make a table of things that do not
+  /// compare.
   static bool finished(const fs::path& path, const Json& config) {
     if (!fs::exists(path)) return false;
-    const Json before =
-        continual::field<Json>(continual::read_object(path), "config", path.string());
+    const Json kept = continual::read_object(path);
+    const auto before = continual::field<Json>(kept, "config", path.string());
     for (const auto& [key, value] : config.items()) {
       if (before.value(key, Json()) != value) {
         continual::data_error("results of the same settings, " + key + " " +
@@ -102,7 +103,7 @@ class SeedRun {
                               alkn::io::shown(value), path.string());
       }
     }
-    return true;
+    return kept.contains("final");
   }
 
   static void forget_peak() { std::ofstream("/proc/self/clear_refs") << 5; }
@@ -194,6 +195,37 @@ class SeedRun {
     const std::size_t requests = data_.requests.size();
     std::size_t current = 0;  // the request that the judges are asked about
     std::vector<continual::TaskRow> rows(requests);
+    // What there is after the first `done` requests.
+    const auto keep = [&](std::size_t done) {
+      Json all{{"name", arm.name}, {"title", arm.title}, {"seed", seed_}, {"config", settings}};
+      all["requests"] = Json::array();
+      double seconds = 0, measuring = 0;
+      for (std::size_t t = 0; t < done; ++t) {
+        Json seen = continual::read_object(folder / fmt::format("request{}.json", t));
+        measuring += seen["measuring_seconds"].get<double>();
+        seconds += rows[t].seconds;
+        seen["fraction_trained"] = rows[t].fraction_trained;
+        if (arm.max_lambda > 0) seen["lambda"] = rows[t].lambda;
+        seen["seconds"] = rows[t].seconds;
+        if (t + 1 == requests) all["final"] = seen["final"];
+        for (const char* key : {"final", "measuring_seconds"}) seen.erase(key);
+        all["requests"].push_back(std::move(seen));
+      }
+      if (arm.max_lambda > 0) {
+        all["sweep"] = continual::read_object(folder / "sweep.json")["sweep"];
+      }
+      all["seconds"] = seconds;
+      all["measuring_seconds"] = measuring;
+      all["peak_mib"] = peak_mebibytes();
+      all["load"] = load();
+      all["machine"] = machine();
+      write(path, all);
+      const Json& last = all["requests"].back();
+      say(fmt::format(
+          "{}: {} of {} requests, this one {:.3f}, shown {:.3f}, unseen {:.3f}, {:.0f} s", name,
+          done, requests, last["request"].get<double>(), last["shown"].get<double>(),
+          last["unseen"].get<double>(), seconds + measuring));
+    };
     continual::Run run{model_,
                        data_,
                        loop,
@@ -205,8 +237,10 @@ class SeedRun {
                        [&](std::int64_t task, const continual::TaskRow& row) {
                          rows[static_cast<std::size_t>(task)] = row;
                          current = static_cast<std::size_t>(task) + 1;
+                         keep(current);
                        },
                        static_cast<std::int64_t>(identity.value())};
+    if (s_.requests > 0) run.until = s_.requests;
     run.measure = [&](std::int64_t task) {
       const continual::Stopwatch watch;
       const auto t = static_cast<std::size_t>(task);
@@ -238,37 +272,7 @@ class SeedRun {
     } else {
       run.enough = [&] { return measure_.judge(current) <= target; };
     }
-    if (!entry(arm.method).unlearn(run)) return false;
-
-    Json all{{"name", arm.name}, {"title", arm.title}, {"seed", seed_}, {"config", settings}};
-    all["requests"] = Json::array();
-    double seconds = 0, measuring = 0;
-    for (std::size_t t = 0; t < requests; ++t) {
-      Json seen = continual::read_object(folder / fmt::format("request{}.json", t));
-      if (seen.contains("final")) {
-        all["final"] = seen["final"];
-        seen.erase("final");
-      }
-      measuring += seen["measuring_seconds"].get<double>();
-      seen.erase("measuring_seconds");
-      seen["fraction_trained"] = rows[t].fraction_trained;
-      if (arm.max_lambda > 0) seen["lambda"] = rows[t].lambda;
-      seen["seconds"] = rows[t].seconds;
-      seconds += rows[t].seconds;
-      all["requests"].push_back(std::move(seen));
-    }
-    if (arm.max_lambda > 0) {
-      all["sweep"] = continual::read_object(folder / "sweep.json")["sweep"];
-    }
-    all["seconds"] = seconds;
-    all["measuring_seconds"] = measuring;
-    all["peak_mib"] = peak_mebibytes();
-    all["load"] = load();
-    all["machine"] = machine();
-    write(path, all);
-    say(fmt::format("{}: forgotten {:.3f}, shown {:.3f}, unseen {:.3f}, {:.0f} s", name,
-                    all["final"]["forgotten"].get<double>(), all["final"]["shown"].get<double>(),
-                    all["final"]["unseen"].get<double>(), seconds + measuring));
+    static_cast<void>(entry(arm.method).unlearn(run));  // what it left is in the files
     return !continual::interrupted();
   }
 
@@ -290,8 +294,8 @@ class SeedRun {
       const std::string file = item.path().filename().string();
       if (!file.ends_with(ending + ".json")) continue;
       Json one = continual::read_object(item.path());
+      if (!one.contains("final") || one["final"].contains("forget_quality")) continue;
       Json& final = one["final"];
-      if (final.contains("forget_quality")) continue;
       final["forget_quality"] =
           Measure::forget_quality(final["truth_ratios"].get<std::vector<double>>(), gold);
       continual::write_json(item.path(), one);

@@ -29,6 +29,7 @@ struct Settings {
   std::vector<double> targets{0.4};    ///< answer probability that a request is to fall to
   std::vector<std::uint64_t> seeds{1};
   std::vector<std::string> arms;  ///< names; empty: all
+  std::int64_t requests = 0;      ///< that each method answers for now; 0: all
   std::int64_t judged = 16;       ///< pairs that say whether the target is met
   std::int64_t asked = 20;        ///< questions of each set that are measured
   std::int64_t told = 40;         ///< forgotten questions whose truth ratio is measured

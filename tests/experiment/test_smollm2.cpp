@@ -126,7 +126,11 @@ TEST_CASE("every method leaves its results, and a killed run the same ones", "[s
 
   // Taught again, killed within the first method, and within a later one.
   const fs::path out = scratch() / "killed" / "out";
-  CHECK(kill_at("killed", out / "conflict-to0.001-seed1-pairs4" / "request0.json"));
+  CHECK(run("killed", "--requests 1 --arms conflict").status == 0);
+  const fs::path first = scratch() / "killed/results/conflict-to0.001-seed1-pairs4.json";
+  CHECK(Json::parse(text_of(first))["requests"].size() == 1);
+  CHECK_FALSE(Json::parse(text_of(first)).contains("final"));
+  CHECK(kill_at("killed", out / "npo+retain-to0.001-seed1-pairs4" / "request0.json"));
   CHECK(kill_at("killed", out / "task-vector-to0.001-seed1-pairs4" / "sweep.json"));
   const Result rest = run("killed");
   INFO(rest.output);
