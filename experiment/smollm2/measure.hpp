@@ -96,15 +96,16 @@ class Measure {
     return result;
   }
 
-  /// Knowledge from pre-training: the share of the right answer among four, and how often it is
-  /// the likeliest.
-  [[nodiscard]] Json pretraining() const {
+  /// Knowledge from pre-training, of `count` questions each: the share of the right answer among
+  /// all that are given, and how often it is the likeliest. Without end tokens: these answers are
+  /// short, which nothing that the model was taught is.
+  [[nodiscard]] Json pretraining(std::int64_t count) const {
     Json result = Json::object();
     const auto add = [&](const char* name, const std::optional<QuestionSet>& set) {
       if (!set) return;
-      const QuestionSet some = spread(*set, settings_.asked);
-      const Eigen::ArrayXd right = nll(some.asked);
-      const Eigen::ArrayXXd wrong = wrong_losses(some);
+      const QuestionSet some = spread(*set, count);
+      const Eigen::ArrayXd right = nll(some.asked, End::left_out);
+      const Eigen::ArrayXXd wrong = wrong_losses(some, End::left_out);
       const double best = (right < wrong.rowwise().minCoeff()).template cast<double>().mean();
       result[name] = {
           {"probability", number(alkn::eval::normalized_probability(right, wrong).mean())},
@@ -120,7 +121,7 @@ class Measure {
   [[nodiscard]] Json all() const {
     Json result = knowledge(0);
     result["forgotten"] = number(known(forgotten_, 2 * settings_.asked));
-    result.update(pretraining());
+    result.update(pretraining(2 * settings_.asked));
     for (const auto& [name, set] :
          {std::pair{"forgotten", &forgotten_}, std::pair{"shown", &world_.shown},
           std::pair{"unseen", &world_.unseen}}) {
@@ -146,8 +147,16 @@ class Measure {
   }
 
  private:
-  [[nodiscard]] Eigen::ArrayXd nll(const Questions& questions) const {
-    return losses(model_, encode(tokenizer_, questions, model_.context()));
+  enum class End { counts, left_out };
+
+  [[nodiscard]] Eigen::ArrayXd nll(const Questions& questions, End end = End::counts) const {
+    continual::Samples samples = encode(tokenizer_, questions, model_.context());
+    if (end == End::left_out) {
+      for (continual::Sample& sample : samples) {
+        if (!sample.cut) sample.labels.back() = continual::kNotCounted;
+      }
+    }
+    return losses(model_, samples);
   }
   [[nodiscard]] double probability(const Questions& questions) const {
     return (-nll(questions)).exp().mean();
@@ -157,13 +166,13 @@ class Measure {
   }
 
   /// [questions, wrong answers]
-  [[nodiscard]] Eigen::ArrayXXd wrong_losses(const QuestionSet& set) const {
+  [[nodiscard]] Eigen::ArrayXXd wrong_losses(const QuestionSet& set, End end = End::counts) const {
     const auto columns = static_cast<Eigen::Index>(set.wrong.front().size());
     Questions all;
     for (std::size_t i = 0; i < set.asked.size(); ++i) {
       for (const std::string& answer : set.wrong[i]) all.push_back({set.asked[i].question, answer});
     }
-    const Eigen::ArrayXd flat = nll(all);
+    const Eigen::ArrayXd flat = nll(all, end);
     return Eigen::Map<const Eigen::Array<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(
         flat.data(), flat.size() / columns, columns);
   }

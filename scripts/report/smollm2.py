@@ -72,12 +72,19 @@ class Table:
         self.arms = {name: found for name, found in self.arms.items() if found}
         self.seeds = sorted({run["seed"] for found in self.arms.values() for run in found})
 
+        self.whole = {name: [run for run in found if "final" in run] for name, found in self.arms.items()}
+        self.whole = {name: found for name, found in self.whole.items() if found}
+        # where all that have begun have come to
+        self.requests = next((run["config"]["tasks"] for found in self.arms.values() for run in found), 0)
+        self.common = min((len(run["requests"]) for found in self.arms.values() for run in found), default=0)
+
     @property
     def missing(self):
-        return [name for name in ORDER if name not in self.arms]
+        return [f"{name} ({len(self.arms[name][0]['requests'])} of {self.requests} requests)" if name in self.arms else name
+                for name in ORDER if name not in self.whole]
 
     def unseen(self, name):
-        return mean([run["final"]["unseen"] for run in self.arms[name]])
+        return mean([run["requests"][self.common - 1]["unseen"] for run in self.arms[name]])
 
     def verdict(self):
         """What of the small model's ranking holds, what does not, and what is not known."""
@@ -93,7 +100,7 @@ class Table:
 
     def rows(self):
         rows = []
-        for name, found in [*self.arms.items(), *((n, f) for n, f in self.models.items() if f)]:
+        for name, found in [*self.whole.items(), *((n, f) for n, f in self.models.items() if f)]:
             title = found[0]["title"] if name in ORDER else f"*{found[0]['title']}*"
             rows.append([title] + [cell(found, "final", key) for key in ("forgotten", "shown", "unseen")] +
                         [cell(found, "final", "real_authors", "accuracy"),
@@ -106,11 +113,27 @@ class Table:
 
     def quality_rows(self):
         rows = []
-        for name, found in [*self.arms.items(), *((n, f) for n, f in self.models.items() if f)]:
+        for name, found in [*self.whole.items(), *((n, f) for n, f in self.models.items() if f)]:
             title = found[0]["title"] if name in ORDER else f"*{found[0]['title']}*"
             rows.append([title] + [cell(found, "final", "rouge", key) for key in ("forgotten", "shown", "unseen")] +
                         [cell(found, "final", "truth_ratio"), cell(found, "final", "forget_quality", "distance"),
                          cell(found, "final", "forget_quality", "p")])
+        return rows
+
+    def common_rows(self):
+        """All that have begun, after as many requests."""
+        at = self.common - 1
+        rows = [[found[0]["title"]] + [cell(found, "requests", at, key) for key in ("request", "earlier", "shown", "unseen")] +
+                [cell(found, "requests", at, *key) for key in (("real_authors", "accuracy"), ("real_authors", "probability"),
+                                                               ("world_facts", "accuracy"), ("world_facts", "probability"))]
+                for found in self.arms.values()]
+        for found in [self.models["taught"]]:
+            if found:
+                rows.append([f"*{found[0]['title']}*", cell(found, "final", "forgotten"), ""] +
+                            [cell(found, "final", key) for key in ("shown", "unseen")] +
+                            [cell(found, "final", *key)
+                             for key in (("real_authors", "accuracy"), ("real_authors", "probability"),
+                                         ("world_facts", "accuracy"), ("world_facts", "probability"))])
         return rows
 
     def request_rows(self):
@@ -139,7 +162,8 @@ class Table:
 def top(first):
     """Two sentences, and what they stand on."""
     holds, fails, open_ = first.verdict()
-    text = (f"On SmolLM2-135M, of the ranking that [the small model](results.md) gives, this holds: {listed(holds)}. "
+    after = f", after {first.common} of {first.requests} requests," if first.common < first.requests else ""
+    text = (f"On SmolLM2-135M{after or ','} of the ranking that [the small model](results.md) gives, this holds: {listed(holds)}. "
             f"This does not: {listed(fails)}.")
     lines = [paragraph(text)]
     if open_:
@@ -153,18 +177,18 @@ def page(runs):
     if not tables:
         raise ValueError("no method is finished")
     tables = [Table(runs, *key) for key in tables]
-    first = max(tables, key=lambda t: (len(t.arms), len(t.seeds)))
+    first = max(tables, key=lambda t: (len(t.whole), len(t.arms), len(t.seeds)))
     config = next(iter(first.arms.values()))[0]["config"]
     taught = first.models["taught"][0]["teaching"]
-    machine = first.models["taught"][0].get("machine", "")
+    machine = next((run["machine"] for run in runs if "machine" in run), "one machine")
     lines = ["# Results on a real model\n", "<!-- written by scripts/report/smollm2.py from results_smollm2/ -->\n"]
     lines += top(first)
-    state = [f"{len(t.arms)} of {len(ORDER)} methods at {t.pairs} pairs an author and a target of {short(t.target)}, "
+    state = [f"{len(t.whole)} of {len(ORDER)} methods are finished and {len(t.arms) - len(t.whole)} begun at {t.pairs} pairs an author and a target of {short(t.target)}, "
              f"{len(t.seeds)} seed{'s' if len(t.seeds) > 1 else ''}" for t in tables]
     partial = any(t.missing for t in tables)
     lines.append(paragraph(
         f"{'A partial table' if partial else 'State'}: {'; '.join(state)}. "
-        f"{'Finished methods are kept in [results_smollm2](results_smollm2); a later run goes on. ' if partial else ''}"
+        f"{'What is finished is kept in `docs/results_smollm2`; a later run goes on. ' if partial else ''}"
         "`make experiment MODEL=smollm2 ARGS=\"--data TOFU\"` runs what is missing, and "
         "`make results MODEL=smollm2` writes this page."))
     lines.append("## What was measured\n")
@@ -186,13 +210,18 @@ def page(runs):
         f"Each set is a fixed one of {config['asked']} questions ({2 * config['asked']} forgotten ones, "
         f"{config['told']} for truth ratios, {config['generated']} answered freely): one question is "
         f"{short(1 / config['asked'])} of an accuracy. *Real authors* and *world facts* are TOFU's: how often the "
-        "right answer is the likeliest of all that are given, and its share of their probability. *Relearned*: answer "
-        f"probability of half of the forgotten pairs before and after {config['relearn_steps']} steps on the other "
+        "right answer is the likeliest of all that are given, and its share of their probability, end tokens left out "
+        f"({2 * config['asked']} questions each, after a request half of them). *Relearned*: answer probability of half "
+        f"of the forgotten pairs before and after {config['relearn_steps']} steps on the other "
         "half. *D*, *p*: Kolmogorov-Smirnov distance of the truth ratios from the gold model's, and the exact test."))
     for t in tables:
         lines.append(f"## {t.pairs} of 20 pairs of each author, forgotten to {short(t.target)}\n")
         if t.missing:
             lines.append(paragraph("Not finished: " + ", ".join(t.missing) + "."))
+        if t.common < t.requests:
+            lines.append(paragraph(f"All that have begun, after {t.common} of {t.requests} requests:"))
+            lines.append(table(["", "this request", "earlier ones", "kept, shown", "kept, never shown",
+                                "real authors: accuracy", "share", "world facts: accuracy", "share"], t.common_rows()))
         lines.append(table(["after the last request", "forgotten", "kept, shown", "kept, never shown",
                             "real authors: accuracy", "share", "world facts: accuracy", "share", "relearned"], t.rows()))
         lines.append(table(["", "ROUGE-L: forgotten", "shown", "unseen", "truth ratio, forgotten", "D", "p"],

@@ -12,7 +12,7 @@ FINAL = {"forgotten": .4, "shown": .8, "unseen": .6, "rouge": {"forgotten": .5, 
          "real_authors": {"probability": .5, "accuracy": .75}, "world_facts": {"probability": .4, "accuracy": .5},
          "truth_ratio": .7, "forget_quality": {"distance": .3, "p": 1e-7},
          "relearned": {"steps": 10, "probability": [.4, .7]}}
-CONFIG = {"seed": 1, "tasks": 5, "authors_per_task": 4, "authors_kept": 20, "authors_shown": 6, "pairs_per_author": 10,
+CONFIG = {"seed": 1, "tasks": 1, "authors_per_task": 4, "authors_kept": 20, "authors_shown": 6, "pairs_per_author": 10,
           "teach_lr": 3e-4, "teach_batch": 16, "epochs": 3, "batch": 8, "judged": 16, "asked": 24, "told": 40,
           "generated": 12, "relearn_steps": 10, "threads": 2}
 
@@ -43,11 +43,23 @@ class Page(unittest.TestCase):
         self.assertIn("this holds: NPO + retain keeps more of the unseen than ALKN, conflict (.75 and .60). This does "
                       "not: ALKN, conflict keeps more than ALKN, paper (.60 and .70).", text)
         self.assertIn("Not measured yet: ALKN, conflict keeps more than ALKN, reference;", text)
-        self.assertIn("A partial table: 3 of 6 methods", text)
+        self.assertIn("A partial table: 3 of 6 methods are finished and 0 begun", text)
         self.assertIn("Not finished: reference, task-vector, gradient-ascent+retain.", text)
         self.assertIn("| conflict | .40 | .80 | .60 | .75 | .50 | .50 | .40 | .40 → .70 |", text)
         self.assertIn("| conflict | 1 | 3.25 | .40 |  | .80 | .60 |", text)
         self.assertIn("| .70 | .30 | 1e−7 |", text)
+
+    def test_methods_that_have_only_begun(self):
+        runs = [model("taught"), arm("conflict", .6), arm("npo+retain", .75)]
+        for run in runs[1:]:
+            run["config"]["tasks"] = 2
+        runs[1]["requests"].append({**runs[1]["requests"][0], "unseen": .1})
+        del runs[2]["final"]
+        text = smollm2.page(runs).replace("\n", " ")
+        self.assertIn("after 1 of 2 requests, of the ranking", text)
+        self.assertIn("more of the unseen than ALKN, conflict (.75 and .60)", text)
+        self.assertIn("Not finished: reference, paper, task-vector, npo+retain (1 of 2 requests)", text)
+        self.assertIn("| npo+retain | .40 |  | .80 | .75 | .75 |  | .50 |  |", text)
 
     def test_no_difference_to_speak_of(self):
         holds, fails, _ = smollm2.Table([arm("conflict", .6), arm("paper", .59)], 10, .4).verdict()
