@@ -17,6 +17,7 @@ RANKING = [("npo+retain", "conflict", "NPO + retain keeps more of the unseen tha
            ("npo+retain", "gradient-ascent+retain", "NPO + retain keeps as much as gradient ascent + retain or more")]
 ORDER = ["conflict", "reference", "paper", "task-vector", "npo+retain", "gradient-ascent+retain"]
 MODELS = ["original", "taught", "gold"]
+GENERAL = [(name, key) for name in ("real_authors", "world_facts") for key in ("accuracy", "probability")]
 
 
 def short(value, digits=2):
@@ -80,8 +81,8 @@ class Table:
 
     @property
     def missing(self):
-        return [f"{name} ({len(self.arms[name][0]['requests'])} of {self.requests} requests)" if name in self.arms else name
-                for name in ORDER if name not in self.whole]
+        begun = {name: f" ({len(found[0]['requests'])} of {self.requests} requests)" for name, found in self.arms.items()}
+        return [name + begun.get(name, "") for name in ORDER if name not in self.whole]
 
     def unseen(self, name):
         return mean([run["requests"][self.common - 1]["unseen"] for run in self.arms[name]])
@@ -103,11 +104,8 @@ class Table:
         for name, found in [*self.whole.items(), *((n, f) for n, f in self.models.items() if f)]:
             title = found[0]["title"] if name in ORDER else f"*{found[0]['title']}*"
             rows.append([title] + [cell(found, "final", key) for key in ("forgotten", "shown", "unseen")] +
-                        [cell(found, "final", "real_authors", "accuracy"),
-                         cell(found, "final", "real_authors", "probability"),
-                         cell(found, "final", "world_facts", "accuracy"),
-                         cell(found, "final", "world_facts", "probability"),
-                         cell(found, "final", "relearned", "probability", 0) + " → " +
+                        [cell(found, "final", *key) for key in GENERAL] +
+                        [cell(found, "final", "relearned", "probability", 0) + " → " +
                          cell(found, "final", "relearned", "probability", 1)])
         return rows
 
@@ -122,18 +120,13 @@ class Table:
 
     def common_rows(self):
         """All that have begun, after as many requests."""
-        at = self.common - 1
-        rows = [[found[0]["title"]] + [cell(found, "requests", at, key) for key in ("request", "earlier", "shown", "unseen")] +
-                [cell(found, "requests", at, *key) for key in (("real_authors", "accuracy"), ("real_authors", "probability"),
-                                                               ("world_facts", "accuracy"), ("world_facts", "probability"))]
-                for found in self.arms.values()]
-        for found in [self.models["taught"]]:
-            if found:
-                rows.append([f"*{found[0]['title']}*", cell(found, "final", "forgotten"), ""] +
-                            [cell(found, "final", key) for key in ("shown", "unseen")] +
-                            [cell(found, "final", *key)
-                             for key in (("real_authors", "accuracy"), ("real_authors", "probability"),
-                                         ("world_facts", "accuracy"), ("world_facts", "probability"))])
+        at = ("requests", self.common - 1)
+        rows = [[found[0]["title"]] + [cell(found, *at, key) for key in ("request", "earlier", "shown", "unseen")] +
+                [cell(found, *at, *key) for key in GENERAL] for found in self.arms.values()]
+        if taught := self.models["taught"]:
+            rows.append([f"*{taught[0]['title']}*", cell(taught, "final", "forgotten"), ""] +
+                        [cell(taught, "final", key) for key in ("shown", "unseen")] +
+                        [cell(taught, "final", *key) for key in GENERAL])
         return rows
 
     def request_rows(self):
@@ -163,8 +156,8 @@ def top(first):
     """Two sentences, and what they stand on."""
     holds, fails, open_ = first.verdict()
     after = f", after {first.common} of {first.requests} requests," if first.common < first.requests else ""
-    text = (f"On SmolLM2-135M{after or ','} of the ranking that [the small model](results.md) gives, this holds: {listed(holds)}. "
-            f"This does not: {listed(fails)}.")
+    text = (f"On SmolLM2-135M{after or ','} of the ranking that [the small model](results.md) gives, this holds: "
+            f"{listed(holds)}. This does not: {listed(fails)}.")
     lines = [paragraph(text)]
     if open_:
         lines.append(paragraph("Not measured yet: " + listed(open_) + "."))
@@ -183,7 +176,8 @@ def page(runs):
     machine = next((run["machine"] for run in runs if "machine" in run), "one machine")
     lines = ["# Results on a real model\n", "<!-- written by scripts/report/smollm2.py from results_smollm2/ -->\n"]
     lines += top(first)
-    state = [f"{len(t.whole)} of {len(ORDER)} methods are finished and {len(t.arms) - len(t.whole)} begun at {t.pairs} pairs an author and a target of {short(t.target)}, "
+    state = [f"{len(t.whole)} of {len(ORDER)} methods are finished and {len(t.arms) - len(t.whole)} begun at {t.pairs} "
+             f"pairs an author and a target of {short(t.target)}, "
              f"{len(t.seeds)} seed{'s' if len(t.seeds) > 1 else ''}" for t in tables]
     partial = any(t.missing for t in tables)
     lines.append(paragraph(

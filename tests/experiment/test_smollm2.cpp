@@ -130,12 +130,15 @@ TEST_CASE("every method leaves its results, and a killed run the same ones", "[s
   const fs::path first = scratch() / "killed/results/conflict-to0.001-seed1-pairs4.json";
   CHECK(Json::parse(text_of(first))["requests"].size() == 1);
   CHECK_FALSE(Json::parse(text_of(first)).contains("final"));
+  const fs::path answered = out / "conflict-to0.001-seed1-pairs4" / "request0.json";
+  const auto when = fs::last_write_time(answered);
   CHECK(kill_at("killed", out / "npo+retain-to0.001-seed1-pairs4" / "request0.json"));
   CHECK(kill_at("killed", out / "task-vector-to0.001-seed1-pairs4" / "sweep.json"));
   const Result rest = run("killed");
   INFO(rest.output);
   CHECK(rest.status == 0);
   CHECK(rest.output.find("pass 1,") == std::string::npos);  // what was taught is kept
+  CHECK(fs::last_write_time(answered) == when);
   CHECK(results("killed") == expected);
 }
 

@@ -1,4 +1,4 @@
-"""The page of the experiment on a checkpoint: what it says of made-up results, and that it is the one of the kept ones."""
+"""The page of the experiment on a checkpoint: what it says of made-up results; the kept page is that of the kept ones."""
 import copy
 import pathlib
 import sys
