@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "continual/interrupt.hpp"
+#include "continual/micro_batch.hpp"
 #include "continual/progress.hpp"
 #include "continual/random.hpp"
 #include "continual/readers.hpp"
@@ -70,7 +71,7 @@ Tokenizer read_tokenizer(const std::filesystem::path& path) {
 
 bool memorise(Model& model, const Samples& samples, const Settings& settings,
               const std::int64_t steps, const std::filesystem::path& checkpoint,
-              const std::function<bool(std::int64_t)>& enough) {
+              const std::function<bool(std::int64_t)>& enough, std::optional<double> save_every) {
   const BaseSettings& base = settings.base;
   const std::int64_t per_epoch = num_batches(samples, base.batch);
   // Outside a task a method is its base optimizer, AdamW; as a method it can be saved and resumed.
@@ -89,27 +90,37 @@ bool memorise(Model& model, const Samples& samples, const Settings& settings,
     schedule.step();
   }
   Progress progress("training the model", steps, done);
+  const auto save = [&](std::int64_t reached) {
+    position.fill_(reached);
+    alkn::save_checkpoint(checkpoint, optimizer, buffers);
+  };
+  Stopwatch since_save;
   std::vector<Batch> batches;
   for (std::int64_t step = done; step < steps; ++step) {
     if (batches.empty() || step % per_epoch == 0) {
       batches = shuffled_batches(
           samples, base.batch,
-          Random{settings.data.seed, 0, static_cast<std::uint64_t>(step / per_epoch)});
+          Random{settings.data.seed, 0, static_cast<std::uint64_t>(step / per_epoch)},
+          model.lengths());
     }
     const Batch& batch = batches[static_cast<std::size_t>(step % per_epoch)];
     optimizer.zero_grad();
-    const at::Tensor loss = alkn::mean_nll(model.logits(batch), batch.labels);
-    loss.backward();
+    const double loss = backward_in_parts(
+        batch, settings.micro_batch, MeanOver::tokens,
+        [&](const Batch& part) { return alkn::mean_nll(model.logits(part), part.labels); });
     optimizer.step();
     schedule.step();
     if (interrupted()) {
-      position.fill_(step + 1);
-      alkn::save_checkpoint(checkpoint, optimizer, buffers);
+      save(step + 1);
       return false;
     }
-    progress.step(fmt::format("loss {:.3f}", loss.item<double>()));
+    progress.step(fmt::format("loss {:.3f}", loss));
     if (enough && (step + 1) % per_epoch == 0 && enough((step + 1) / per_epoch)) {
       break;
+    }
+    if (save_every && since_save.seconds() >= *save_every && step + 1 < steps) {
+      save(step + 1);
+      since_save = {};
     }
   }
   alkn::io::remove_file(checkpoint);

@@ -26,10 +26,12 @@ struct Trained {
 /// Memorises the samples in `steps` steps: a linear warm-up over the first pass, then down to zero.
 /// `enough` (may be empty) is asked after each pass whether to stop, with the number of passes.
 /// Returns false if it was interrupted; a checkpoint is then on the disk, which settings.resume
-/// takes up.
+/// takes up. With `save_every` one is written each time so many seconds are over: that is where a
+/// killed run goes on.
 bool memorise(Model& model, const Samples& samples, const Settings& settings, std::int64_t steps,
               const std::filesystem::path& checkpoint,
-              const std::function<bool(std::int64_t)>& enough = {});
+              const std::function<bool(std::int64_t)>& enough = {},
+              std::optional<double> save_every = {});
 
 /// The trained model of this data and these settings, from `folder` if it is there.
 /// Returns nothing if the training was interrupted; a checkpoint is then in the folder.

@@ -110,6 +110,7 @@ struct EncodedData {
   std::string name;
   std::vector<EncodedRequest> requests;
   Samples shown, unseen;
+  Samples general = {};  ///< never learned here, only measured
 
   /// Answers that are too long and lost their end.
   [[nodiscard]] std::int64_t num_cut() const {
@@ -189,19 +190,25 @@ inline std::int64_t num_batches(const Samples& samples, std::int64_t batch_size)
   return (static_cast<std::int64_t>(samples.size()) + batch_size - 1) / batch_size;
 }
 
-/// All samples once, in the order that `random` draws. Of many samples, those of similar length go
-/// together, which spares padding: groups of a few batches are sorted, then the batches mixed.
+/// Which samples go together.
+enum class Lengths {
+  mixed,  ///< as they come; of many samples, groups of eight batches are sorted by length
+  alike   ///< always those of similar length: groups of 32 batches, or all of them, are sorted
+};
+
+/// All samples once, in the order that `random` draws. Batches are groups of neighbours by length,
+/// which spares padding, and then mixed.
 inline std::vector<Batch> shuffled_batches(const Samples& samples, std::int64_t batch_size,
-                                           Random random) {
+                                           Random random, Lengths lengths = Lengths::mixed) {
   std::vector<const Sample*> order;
   for (const Sample& sample : samples) {
     order.push_back(&sample);
   }
   random.shuffle(order);
-  constexpr std::ptrdiff_t kBatchesPerGroup = 8;
   const auto size = static_cast<std::ptrdiff_t>(order.size());
-  const std::ptrdiff_t group = kBatchesPerGroup * batch_size;
-  for (std::ptrdiff_t begin = 0; size >= 2 * group && begin < size; begin += group) {
+  const std::ptrdiff_t group = (lengths == Lengths::alike ? 32 : 8) * batch_size;
+  const bool sorted = lengths == Lengths::alike || size >= 2 * group;
+  for (std::ptrdiff_t begin = 0; sorted && begin < size; begin += group) {
     std::stable_sort(
         order.begin() + begin, order.begin() + std::min(begin + group, size),
         [](const Sample* a, const Sample* b) { return a->tokens.size() < b->tokens.size(); });

@@ -101,7 +101,7 @@ class Comparison {
     std::filesystem::remove_all(folder / subject_.saved);  // finish
     if (subject_.prepare) subject_.prepare(folder);
     MetricsFile metrics(folder / "metrics.jsonl", settings_.resume);
-    MethodRow result{method.title, {}, 0, 0};
+    MethodRow result{method.title, {}, 0, 0, 0};
     Run run{subject_.model,
             subject_.data,
             settings_,
@@ -111,16 +111,21 @@ class Comparison {
             metrics,
             trained_loss_,
             [&](std::int64_t task, const TaskRow& row) {
+              const auto requests = static_cast<double>(subject_.data.requests.size());
               result.seconds += row.seconds;
-              result.fraction_trained +=
-                  row.fraction_trained / static_cast<double>(subject_.data.requests.size());
+              result.seconds_a_step += row.seconds_a_step / requests;
+              result.fraction_trained += row.fraction_trained / requests;
               reduced_ = reduced_ || row.lambda_reduced;
               if (details) {
                 print_request(task, subject_.data.requests[static_cast<std::size_t>(task)].name,
                               row);
+                print_sweep(row);
               }
             },
-            identity_of(config)};
+            identity_of(config),
+            [&](const std::string& warning) {
+              fmt::print(stderr, "continual: warning: {}: {}\n", method.title, warning);
+            }};
     if (details) {
       fmt::print("\n{}: lr {:g}, {} epochs, batch {}\n", method.title, strength.lr, strength.epochs,
                  strength.batch);
@@ -132,6 +137,7 @@ class Comparison {
       return false;
     }
     result.probabilities = evaluate_all(subject_.model, subject_.data);
+    if (details) fmt::print("{:.2f} s a step\n", result.seconds_a_step);
     subject_.save(folder);
     write_json(folder / "summary.json", summary(result));
     rows_.push_back(result);
@@ -149,7 +155,8 @@ class Comparison {
     rows_.push_back({method.title,
                      probabilities_from(field<Json>(saved, "after", path.string()), path.string()),
                      field<double>(saved, "fraction_trained", path.string()),
-                     field<double>(saved, "seconds", path.string())});
+                     field<double>(saved, "seconds", path.string()),
+                     saved.value("seconds_a_step", 0.0)});
     return true;
   }
 
@@ -201,7 +208,8 @@ class Comparison {
             {"before", to_json(before_)},
             {"after", to_json(row.probabilities)},
             {"fraction_trained", row.fraction_trained},
-            {"seconds", row.seconds}};
+            {"seconds", row.seconds},
+            {"seconds_a_step", row.seconds_a_step}};
   }
 
   const Settings& settings_;

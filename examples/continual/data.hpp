@@ -33,6 +33,7 @@ struct DataSet {
   std::string name;
   std::vector<Request> requests;
   std::vector<Pair> shown, unseen;
+  std::vector<Pair> general = {};  ///< facts that everybody knows; may be empty
 };
 
 inline constexpr std::int64_t kTasks = 5;
@@ -70,6 +71,7 @@ class TextHash {
     }
     add(data.shown);
     add(data.unseen);
+    if (!data.general.empty()) add(data.general);
   }
 
   [[nodiscard]] std::uint64_t value() const { return hash_; }

@@ -42,12 +42,13 @@ inline double mean_loss(Model& model, const Samples& samples) {
   return count == 0 ? 0.0 : sum / static_cast<double>(count);
 }
 
-/// The five probabilities that a run reports after each task.
+/// The probabilities that a run reports after each task.
 struct Probabilities {
   double forgotten = 0;  ///< what this request asked to forget
   double earlier = 0;    ///< what all earlier requests asked; NaN for the first
   double rephrased = 0;  ///< this request in other words; NaN where the data has none
   double shown = 0, unseen = 0;
+  double general = std::numeric_limits<double>::quiet_NaN();  ///< NaN where it is not measured
 };
 
 inline Probabilities evaluate(Model& model, const EncodedData& data, std::size_t task) {
@@ -57,9 +58,21 @@ inline Probabilities evaluate(Model& model, const EncodedData& data, std::size_t
     earlier.insert(earlier.end(), forget.begin(), forget.end());
   }
   const EncodedRequest& request = data.requests[task];
-  return {answer_probability(model, request.forget), answer_probability(model, earlier),
+  return {answer_probability(model, request.forget),    answer_probability(model, earlier),
           answer_probability(model, request.rephrased), answer_probability(model, data.shown),
-          answer_probability(model, data.unseen)};
+          answer_probability(model, data.unseen),       answer_probability(model, data.general)};
+}
+
+/// What tells strengths apart: this request, and what is kept.
+inline Probabilities evaluate_strength(Model& model, const EncodedData& data,
+                                       const EncodedRequest& request) {
+  constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
+  return {answer_probability(model, request.forget),
+          kNotMeasured,
+          kNotMeasured,
+          answer_probability(model, data.shown),
+          answer_probability(model, data.unseen),
+          answer_probability(model, data.general)};
 }
 
 /// The same over all requests at once.
@@ -69,9 +82,9 @@ inline Probabilities evaluate_all(Model& model, const EncodedData& data) {
     forget.insert(forget.end(), request.forget.begin(), request.forget.end());
     rephrased.insert(rephrased.end(), request.rephrased.begin(), request.rephrased.end());
   }
-  return {answer_probability(model, forget), std::numeric_limits<double>::quiet_NaN(),
-          answer_probability(model, rephrased), answer_probability(model, data.shown),
-          answer_probability(model, data.unseen)};
+  return {answer_probability(model, forget),      std::numeric_limits<double>::quiet_NaN(),
+          answer_probability(model, rephrased),   answer_probability(model, data.shown),
+          answer_probability(model, data.unseen), answer_probability(model, data.general)};
 }
 
 }  // namespace continual

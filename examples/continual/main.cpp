@@ -52,6 +52,10 @@ void add_model_options(CLI::App& app, PretrainedSettings& p) {
   app.add_option("--teach-until", p.teach_until, "answer probability at which that ends")
       ->check(probability());
   app.add_option("--teach-lr", p.teach_lr, "learning rate of that")->check(cli::finite());
+  app.add_option("--save-every", p.save_every,
+                 "seconds from one checkpoint of the teaching to the next")
+      ->check(cli::finite())
+      ->capture_default_str();
   app.add_option("--train", p.train, "regular expression of the parameters that change");
   app.add_option(
       "--format", p.format,
@@ -102,6 +106,20 @@ void add_options(CLI::App& app, Settings& s) {
                  "how far the loss on what is shown may rise over its first value, in nats a "
                  "token; past it lambda is reduced")
       ->check(cli::finite());
+  app.add_option("--micro-batch", s.micro_batch,
+                 "samples of a batch that go through the model at once: less memory, the same "
+                 "gradient; 0: all")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--sweep", s.sweep,
+                 "strengths, say 1,2,4,8, to measure before one is taken, from one fine-tuning")
+      ->delimiter(',')
+      ->check(cli::finite())
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--forget-until", s.forget_until,
+                 "answer probability to which each request has to fall; takes the smallest lambda "
+                 "that does it, within --guard")
+      ->check(probability());
   app.add_option("--seed", s.data.seed, "of data, model and batches")
       ->check(cli::whole_number())
       ->capture_default_str();
@@ -136,7 +154,19 @@ void check_checkpoint(const std::filesystem::path& path) {
   if (!is_checkpoint) data_error("a checkpoint, or no file yet", "another file", path.string());
 }
 
+/// Strengths are of methods that negate.
+void check_strengths(const Settings& settings) {
+  if (settings.sweep.empty() && !settings.forget_until) return;
+  for (const MethodEntry& method : methods()) {
+    if (method.strength.lambda == 0 && settings.method == method.name) {
+      data_error("a method that negates", method.name,
+                 settings.forget_until ? "--forget-until" : "--sweep");
+    }
+  }
+}
+
 int run(Settings settings) {
+  check_strengths(settings);
   if (settings.threads > 0) {
     at::set_num_threads(settings.threads);
   }

@@ -75,7 +75,7 @@ inline std::pair<double, double> largest_batch(const EncodedData& data, std::int
 
 }  // namespace detail
 
-/// @param weights, trained: numbers of them  @param batch samples in the largest one
+/// @param weights, trained: numbers of them  @param batch samples that go through the model at once
 inline MemoryPlan memory_plan(const models::Config& config, double weights, double trained,
                               const Settings& settings, const EncodedData& data,
                               const std::string& method, std::int64_t batch, double program) {
@@ -116,7 +116,8 @@ inline MemoryPlan memory_plan(const models::Config& config, double weights, doub
                                                       (masked ? 4 : 2) * trained - 4 * trained);
   }
   if (batch > 1) {
-    plan.savings.emplace_back(fmt::format("--batch {}", batch / 2), (activations + logits) / 2);
+    plan.savings.emplace_back(fmt::format("--micro-batch {}", batch / 2),
+                              (activations + logits) / 2);
   }
   if (trained == weights && config.layers > 1) {
     const double half = weights / 2;

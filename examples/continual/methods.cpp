@@ -15,7 +15,7 @@ namespace {
 template <class Options>
 Options preset_options([[maybe_unused]] std::string_view preset) {
   if constexpr (requires { Options::paper(); }) {
-    if (preset == "paper") {
+    if (preset.starts_with("paper")) {
       return Options::paper();
     }
     if (preset == "reference") {
@@ -71,13 +71,13 @@ const std::vector<MethodEntry>& methods() {
   return table;
 }
 
-// `paper` has the settings of the paper's experiments with real models: its learning rate moves
-// next to nothing in a model this small.
+// `paper` has the settings of the paper's experiments with real models, on TOFU; `paper-news` and
+// `paper-books` those on texts. Their learning rates move next to nothing in a model this small.
 const std::vector<PresetEntry>& presets() {
-  static const std::vector<PresetEntry> table{{"conflict", {2e-4, 3.1, 0, 20, 16}},
-                                              {"ratio", {1.7e-4, 2, 0, 10, 32}},
-                                              {"reference", {5e-4, 0.8, 0, 10, 32}},
-                                              {"paper", {3e-5, 0.8, 0, 5, 32}}};
+  static const std::vector<PresetEntry> table{
+      {"conflict", {2e-4, 3.1, 0, 20, 16}},  {"ratio", {1.7e-4, 2, 0, 10, 32}},
+      {"reference", {5e-4, 0.8, 0, 10, 32}}, {"paper", {3e-5, 0.8, 0, 5, 32}},
+      {"paper-news", {3e-6, 0.8, 0, 2, 6}},  {"paper-books", {3e-6, 0.8, 0, 10, 6}}};
   return table;
 }
 
@@ -85,8 +85,10 @@ namespace {
 
 /// For a checkpoint of 135 million weights. `paper` has what the paper took for models of billions.
 Strength pretrained_strength(std::string_view method, std::string_view preset) {
-  if (method == "alkn" && preset == "paper") {
-    return {3e-5, 0.8, 0, 5, 32};
+  for (const PresetEntry& entry : presets()) {
+    if (method == "alkn" && preset == entry.name && preset.starts_with("paper")) {
+      return entry.strength;
+    }
   }
   if (method == "alkn") {
     return {3e-5, preset == "reference" ? 3.0 : 4.0, 0, 5, 8};

@@ -33,6 +33,10 @@ class Model : public torch::nn::Module {
 
   /// Samples at once where no gradient is needed.
   [[nodiscard]] virtual std::int64_t evaluation_batch() const { return 64; }
+
+  /// Which samples of a pass go together. Padding costs a large model more than it does a small
+  /// one.
+  [[nodiscard]] virtual Lengths lengths() const { return Lengths::mixed; }
 };
 
 struct ModelConfig {

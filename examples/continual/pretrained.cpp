@@ -19,6 +19,7 @@
 
 #include "continual/base_model.hpp"
 #include "continual/comparison.hpp"
+#include "continual/general_knowledge.hpp"
 #include "continual/interrupt.hpp"
 #include "continual/memory_plan.hpp"
 #include "continual/progress.hpp"
@@ -49,6 +50,7 @@ class Pretrained : public Model {
   }
 
   [[nodiscard]] std::int64_t evaluation_batch() const override { return 16; }
+  [[nodiscard]] Lengths lengths() const override { return Lengths::alike; }
 
  private:
   std::shared_ptr<models::CausalModel> net_;
@@ -106,6 +108,10 @@ EncodedData encode_for(const FolderTokenizer& tokenizer, const DataSet& data,
   }
   encoded.shown = list(data.shown, kKeptChunks * limits.max_chunks / 2);
   encoded.unseen = list(data.unseen, kKeptChunks * limits.max_chunks / 2);
+  encoded.general = list(data.general, limits.max_chunks);
+  for (Sample& sample : encoded.general) {
+    if (!sample.cut) sample.labels.back() = kNotCounted;  // how a model ends is no knowledge
+  }
   return encoded;
 }
 
@@ -146,6 +152,7 @@ Json teaching_key(const Model& model, const Samples& samples, const Settings& se
           {"epochs", settings.base.epochs},
           {"until", p.teach_until ? Json(*p.teach_until) : nullptr},
           {"batch", settings.base.batch},
+          {"micro_batch", settings.micro_batch},
           {"lr", settings.base.lr},
           {"seed", settings.data.seed},
           {"threads", at::get_num_threads()}};
@@ -187,7 +194,8 @@ bool teach(Model& model, const ModelFolder& source, const EncodedData& data, con
     return known >= settings.pretrained.teach_until.value_or(2);
   };
   const std::int64_t steps = settings.base.epochs * num_batches(samples, settings.base.batch);
-  if (!memorise(model, samples, settings, steps, cache / "teaching.checkpoint", enough)) {
+  if (!memorise(model, samples, settings, steps, cache / "teaching.checkpoint", enough,
+                settings.pretrained.save_every)) {
     return false;
   }
   alkn::io::save_model(folder, source, model.named_parameters());
@@ -221,25 +229,14 @@ bool lacks_bfloat16_instructions() {
 }
 
 /// What makes the numbers of a run say little.
-void warn(const Settings& settings, const EncodedData& data, const Strength& strength,
-          std::optional<double> known) {
-  constexpr std::int64_t kFewSteps = 10;
+void warn(const Settings& settings, double known) {
   constexpr double kSaturated = 0.97;
-  for (const EncodedRequest& request : data.requests) {
-    const std::int64_t pass = num_batches(request.forget, strength.batch);
-    const std::int64_t steps = strength.epochs * pass;
-    if (steps < kFewSteps) {
-      fmt::print(stderr, "continual: warning: {} has {} steps, {} of them warm-up\n", request.name,
-                 steps, pass);
-      break;
-    }
-  }
-  if (known && *known > kSaturated) {
+  if (known > kSaturated) {
     fmt::print(
         stderr,
         "continual: warning: the model knows what is to be forgotten by heart ({:.3f}): loss "
         "and gradient say nothing, look at the table\n",
-        *known);
+        known);
   }
   if (settings.pretrained.dtype == "bfloat16" && lacks_bfloat16_instructions()) {
     fmt::print(stderr,
@@ -258,7 +255,8 @@ bool run_pretrained(const Settings& settings) {
   const models::Config config = models::read_config(folder.path());
   const FolderTokenizer tokenizer(folder.path(), p.format);
   tokenizer.require_embedding(config.vocabulary);
-  const DataSet texts = load_data(settings.data);
+  DataSet texts = load_data(settings.data);
+  texts.general = general_knowledge(settings.data);
   TextHash hash;
   hash.add(texts);
   check_before_training(settings, hash.text());
@@ -291,7 +289,8 @@ bool run_pretrained(const Settings& settings) {
     if (settings.method == entry.name) method = &entry;
   }
   const Strength strength = strength_of(*method, settings);
-  const std::int64_t batch = std::max(strength.batch, p.teach > 0 ? kTeachBatch : 0);
+  std::int64_t batch = std::max(strength.batch, p.teach > 0 ? kTeachBatch : 0);
+  if (settings.micro_batch > 0) batch = std::min(batch, settings.micro_batch);
   const MemoryPlan plan =
       memory_plan(config, weights, trained, settings, data, method->name, batch, program);
   print_plan(plan);
@@ -304,7 +303,7 @@ bool run_pretrained(const Settings& settings) {
                cache.string());
     return false;
   }
-  warn(settings, data, strength, answer_probability(model, data.requests.front().forget));
+  warn(settings, answer_probability(model, data.requests.front().forget));
   const auto save = [&](const fs::path& out) {
     alkn::io::save_model(out / "model", folder, model.named_parameters());
     fmt::print("wrote {}\n", (out / "model").string());

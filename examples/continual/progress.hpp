@@ -50,18 +50,31 @@ class Progress {
     }
   }
 
+  /// Mean over the steps of this run after the second: the first ones allocate. Of fewer steps, the
+  /// mean of all; 0 before the first.
+  [[nodiscard]] double seconds_a_step() const {
+    const std::int64_t taken = done_ - first_;
+    if (taken == 0) return 0;
+    return taken <= kFirstSteps ? last_ / static_cast<double>(taken)
+                                : (last_ - settled_) / static_cast<double>(taken - kFirstSteps);
+  }
+
   /// One more step; `note` says how it goes.
   void step(std::string_view note) {
     ++done_;
     const double now = watch_.seconds();
+    last_ = now;
+    if (done_ - first_ == kFirstSteps) settled_ = now;
     if (now - shown_ < output_.interval && !(output_.terminal && done_ == total_)) {
       return;
     }
     shown_ = now;
-    const double rate = static_cast<double>(done_ - first_) / now;
-    const double left = static_cast<double>(total_ - done_) / rate;
+    const double seconds = seconds_a_step();
+    const double left = static_cast<double>(total_ - done_) * seconds;
+    const std::string rate = seconds > 1 ? fmt::format("{:.2f} s/step", seconds)
+                                         : fmt::format("{:.1f} steps/s", 1 / seconds);
     const std::string numbers =
-        fmt::format("{}/{}  {:.1f} steps/s  {:.0f} s left  {}", done_, total_, rate, left, note);
+        fmt::format("{}/{}  {}  {:.0f} s left  {}", done_, total_, rate, left, note);
     if (output_.terminal) {
       const auto filled = static_cast<std::size_t>(done_ * kBar / std::max(total_, done_));
       const std::string bar = fmt::format("{:<{}}", std::string(filled, '#'), kBar);
@@ -75,12 +88,15 @@ class Progress {
 
  private:
   static constexpr int kColumns = 99, kBar = 20;
+  static constexpr std::int64_t kFirstSteps = 2;
 
   std::string title_;
   std::int64_t total_, first_, done_;
   ProgressOutput output_;
   Stopwatch watch_;
-  double shown_ = 0;
+  double shown_ = 0;    ///< when a report was last shown
+  double last_ = 0;     ///< when the last step was done
+  double settled_ = 0;  ///< when the second one was
 };
 
 }  // namespace continual

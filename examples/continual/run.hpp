@@ -21,6 +21,12 @@
 
 namespace continual {
 
+/// What one strength would have left.
+struct StrengthRow {
+  double lambda = 0;
+  Probabilities probabilities;  ///< of this request and what is kept
+};
+
 /// One line of the table: what a request did.
 struct TaskRow {
   Probabilities probabilities;
@@ -28,6 +34,10 @@ struct TaskRow {
   double lambda = 0;            ///< of the negation; 0 where there is none
   bool lambda_reduced = false;  ///< the guard asked for less
   double seconds = 0;
+  double seconds_a_step = 0;               ///< mean after the second
+  std::optional<bool> target_met = {};     ///< whether it forgot as much as was asked for
+  std::vector<StrengthRow> sweep = {};     ///< the strengths that were looked at
+  std::vector<std::string> warnings = {};  ///< of the library
 };
 
 /// What a run works with.
@@ -42,6 +52,8 @@ struct Run {
   double trained_loss;  ///< on what is shown, before the first request
   std::function<void(std::int64_t, const TaskRow&)> on_row;  ///< after each request
   std::int64_t identity = 0;  ///< of all that decides the result; a checkpoint must have the same
+
+  std::function<void(const std::string&)> warn = {};  ///< what the library warns of, once each
 
   // What an experiment looks into; each may be empty.
   std::function<Probabilities(std::int64_t task)> measure = {};  ///< in place of `evaluate`
@@ -107,8 +119,19 @@ inline Json task_line(const alkn::TaskReport& report, const TaskRow& row) {
             {"lambda_reduced", row.lambda_reduced},
             {"fraction_trained", row.fraction_trained},
             {"overlap", report.overlap},
-            {"seconds", row.seconds}};
+            {"seconds", row.seconds},
+            {"seconds_a_step", row.seconds_a_step}};
   line.update(to_json(row.probabilities));
+  if (row.target_met) line["target_met"] = *row.target_met;
+  if (!row.sweep.empty()) {
+    line["sweep"] = Json::array();
+    for (const StrengthRow& strength : row.sweep) {
+      Json entry{{"lambda", strength.lambda}};
+      entry.update(to_json(strength.probabilities));
+      line["sweep"].push_back(std::move(entry));
+    }
+  }
+  if (!row.warnings.empty()) line["warnings"] = row.warnings;
   line["tensors"] = std::move(tensors);
   return line;
 }
@@ -121,6 +144,18 @@ inline TaskRow row_of(const MetricsFile::Line& line) {
   row.lambda = field<double>(line.value, "lambda", line.where);
   row.lambda_reduced = field<bool>(line.value, "lambda_reduced", line.where);
   row.seconds = field<double>(line.value, "seconds", line.where);
+  if (line.value.contains("seconds_a_step")) {
+    row.seconds_a_step = field<double>(line.value, "seconds_a_step", line.where);
+  }
+  if (line.value.contains("target_met")) {
+    row.target_met = field<bool>(line.value, "target_met", line.where);
+  }
+  if (line.value.contains("sweep")) {
+    for (const Json& entry : line.value["sweep"]) {
+      row.sweep.push_back(
+          {field<double>(entry, "lambda", line.where), probabilities_from(entry, line.where)});
+    }
+  }
   return row;
 }
 

@@ -10,6 +10,7 @@
 #include <alkn/io/tensors.hpp>
 
 #include <cerrno>
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -31,11 +32,13 @@
 namespace continual {
 
 inline Json to_json(const Probabilities& p) {
-  return {{"forgotten", number(p.forgotten)},
-          {"earlier", number(p.earlier)},
-          {"rephrased", number(p.rephrased)},
-          {"shown", number(p.shown)},
-          {"unseen", number(p.unseen)}};
+  Json json{{"forgotten", number(p.forgotten)},
+            {"earlier", number(p.earlier)},
+            {"rephrased", number(p.rephrased)},
+            {"shown", number(p.shown)},
+            {"unseen", number(p.unseen)}};
+  if (std::isfinite(p.general)) json["general"] = p.general;
+  return json;
 }
 
 /// The inverse. Throws std::runtime_error for an object of another kind.
@@ -44,8 +47,12 @@ inline Probabilities probabilities_from(const Json& json, const std::string& whe
     return field<Json>(json, key, where).is_null() ? std::numeric_limits<double>::quiet_NaN()
                                                    : field<double>(json, key, where);
   };
-  return {value("forgotten"), value("earlier"), value("rephrased"), value("shown"),
-          value("unseen")};
+  return {value("forgotten"),
+          value("earlier"),
+          value("rephrased"),
+          value("shown"),
+          value("unseen"),
+          json.contains("general") ? value("general") : std::numeric_limits<double>::quiet_NaN()};
 }
 
 /// Keeps other processes from a path. Throws std::runtime_error with the number of one that has it.

@@ -35,7 +35,8 @@ struct PretrainedSettings {
   std::int64_t teach = 0;             ///< passes over the data before anything is forgotten
   std::optional<double> teach_until;  ///< answer probability that is enough
   std::optional<double> teach_lr;
-  std::string train;  ///< regular expression of the parameters that change; empty: all
+  double save_every = 300;  ///< seconds from one checkpoint of the teaching to the next
+  std::string train;        ///< regular expression of the parameters that change; empty: all
   std::optional<std::string> format;  ///< of question and answer; none: the chat template
   std::string dtype = "float32";
   bool recompute = false;  ///< blocks run again in the backward pass
@@ -51,7 +52,10 @@ struct Settings {
   std::string preset = "conflict";
   std::optional<double> lr, lambda, retain_weight;
   std::optional<std::int64_t> epochs, batch;
-  std::optional<double> guard;  ///< how far the retain loss may rise, in nats a token
+  std::int64_t micro_batch = 0;        ///< samples of a batch at once; 0: all
+  std::optional<double> guard;         ///< how far the retain loss may rise, in nats a token
+  std::optional<double> forget_until;  ///< answer probability to which each request has to fall
+  std::vector<double> sweep;           ///< strengths to look at before one is taken
   std::filesystem::path out = "continual-run";
   std::filesystem::path cache;       ///< of trained models; empty: `out`
   std::filesystem::path checkpoint;  ///< empty: in `out`
@@ -98,6 +102,8 @@ inline Json to_json(const Settings& settings, const std::string& method, const S
             {"base_lr", settings.base.lr},
             {"vocabulary", settings.base.vocabulary}};
   json["guard"] = settings.guard ? Json(*settings.guard) : nullptr;
+  if (settings.micro_batch > 0) json["micro_batch"] = settings.micro_batch;
+  if (settings.forget_until) json["forget_until"] = *settings.forget_until;
   if (const PretrainedSettings& p = settings.pretrained; !p.folder.empty()) {
     json["model"] = {{"folder", p.folder.string()},
                      {"teach", p.teach},

@@ -10,13 +10,16 @@
 #include <filesystem>
 #include <iterator>
 #include <optional>
+#include <set>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "continual/batch.hpp"
 #include "continual/evaluate.hpp"
 #include "continual/interrupt.hpp"
+#include "continual/micro_batch.hpp"
 #include "continual/progress.hpp"
 #include "continual/random.hpp"
 #include "continual/run.hpp"
@@ -45,7 +48,10 @@ class Unlearning {
       if (!train(*task, request)) {
         return std::nullopt;  // the task is abandoned here, after its checkpoint was written
       }
-      const alkn::TaskReport report = end(*task);
+      if (!look(*task, request)) {
+        return std::nullopt;
+      }
+      const alkn::TaskReport report = end(*task, request);
       task.reset();
       finish(report, watch);
     }
@@ -66,7 +72,8 @@ class Unlearning {
     return shuffled_batches(
         samples, run_.strength.batch,
         Random{run_.settings.data.seed, purpose, static_cast<std::uint64_t>(unlearner_.num_tasks()),
-               static_cast<std::uint64_t>(number)});
+               static_cast<std::uint64_t>(number)},
+        run_.model.lengths());
   }
 
   /// What the method must know of the model as it is now.
@@ -74,12 +81,26 @@ class Unlearning {
     if (task.wants_memory()) {
       const at::NoGradGuard no_grad;
       for (const Batch& batch : pass(request.forget, kForgetBatches, 0)) {
-        task.remember(batch.ids, run_.model.logits(batch), batch.labels);
+        for (const auto& [part, share] : parts_of(batch, micro_batch(), kMean)) {
+          task.remember(part.ids, run_.model.logits(part), part.labels);
+        }
       }
     }
     if (task.wants_retain_gradient()) {
-      for (const Batch& batch : pass(run_.data.shown, kRetainBatches, 0)) {
-        task.accumulate_retain_gradient(alkn::mean_nll(run_.model.logits(batch), batch.labels));
+      std::vector<Part> parts;
+      const std::vector<Batch> batches = pass(run_.data.shown, kRetainBatches, 0);
+      for (const Batch& batch : batches) {
+        for (Part& part : parts_of(batch, micro_batch(), MeanOver::tokens)) {
+          parts.push_back(std::move(part));
+        }
+      }
+      // The task takes the mean over its calls, one a part: it is to be the mean over the batches.
+      const double calls_a_batch =
+          static_cast<double>(parts.size()) / static_cast<double>(batches.size());
+      for (const Part& part : parts) {
+        const at::Tensor loss = alkn::mean_nll(run_.model.logits(part.batch), part.batch.labels);
+        const double weight = part.share * calls_a_batch;
+        task.accumulate_retain_gradient(weight == 1 ? loss : loss.mul(weight));
       }
     }
   }
@@ -103,19 +124,21 @@ class Unlearning {
       }
       const Batch& batch = forget[static_cast<std::size_t>(step % per_epoch)];
       unlearner_.zero_grad();
-      at::Tensor loss = task.loss(batch.ids, run_.model.logits(batch), batch.labels);
-      const auto forget_loss = loss.template item<double>();
+      const double forget_loss =
+          backward_in_parts(batch, micro_batch(), kMean, [&](const Batch& part) {
+            return task.loss(part.ids, run_.model.logits(part), part.labels);
+          });
       std::optional<double> retain_loss;
       if (task.wants_retain_loss()) {
         if (retain.empty() || step % per_retain == 0) {
           retain = pass(run_.data.shown, kRetainBatches, step / per_retain);
         }
         const Batch& kept = retain[static_cast<std::size_t>(step % per_retain)];
-        const at::Tensor term = task.retain_loss(run_.model.logits(kept), kept.labels);
-        retain_loss = term.template item<double>();
-        loss = loss + term;
+        retain_loss =
+            backward_in_parts(kept, micro_batch(), MeanOver::tokens, [&](const Batch& part) {
+              return task.retain_loss(run_.model.logits(part), part.labels);
+            });
       }
-      loss.backward();
       const double lr = unlearner_.param_groups().front().options().get_lr();
       if (run_.before_step) {
         run_.before_step();
@@ -131,6 +154,8 @@ class Unlearning {
       }
       run_.metrics.append(line);
       progress.step(fmt::format("loss {:.3f}", forget_loss));
+      if (step == done) warn(task.warnings());
+      seconds_a_step_ = progress.seconds_a_step();
       if (interrupted()) {
         save();
         return false;
@@ -140,19 +165,46 @@ class Unlearning {
     return true;
   }
 
-  /// Commits the task. The guard takes a smaller lambda where what is shown would suffer too much.
-  alkn::TaskReport end(TaskType& task) {
+  /// Measures the strengths that were asked for, in the weights of this one fine-tuning.
+  /// Returns false if it was interrupted.
+  bool look([[maybe_unused]] TaskType& task, [[maybe_unused]] const EncodedRequest& request) {
+    sweep_.clear();
     if constexpr (Method::kNegates) {
-      if (unlearner_.num_tasks() == 0) {
+      if (run_.look && unlearner_.num_tasks() == 0) {
         for (const double lambda : run_.sweep) {
-          const auto shown = task.weights_at(lambda);
+          const auto scope = task.weights_at(lambda);
           run_.look(lambda);
         }
       }
+      for (const double lambda : run_.settings.sweep) {
+        if (interrupted()) {
+          save();
+          return false;
+        }
+        const auto scope = task.weights_at(lambda);
+        sweep_.push_back({lambda, evaluate_strength(run_.model, run_.data, request)});
+      }
+    }
+    return true;
+  }
+
+  /// Commits the task. The guard takes a smaller lambda where what is shown would suffer too much.
+  alkn::TaskReport end(TaskType& task, [[maybe_unused]] const EncodedRequest& request) {
+    if constexpr (Method::kNegates) {
       if (run_.target) return task.end(*run_.target);
+      const auto shown_loss = [&] { return mean_loss(run_.model, run_.data.shown); };
+      if (run_.settings.forget_until) {
+        alkn::EndTarget target;
+        target.forget = [&] { return answer_probability(run_.model, request.forget); };
+        target.forget_bound = *run_.settings.forget_until;
+        if (run_.settings.guard) {
+          target.keep = shown_loss;
+          target.keep_bound = run_.trained_loss + *run_.settings.guard;
+        }
+        return task.end(target);
+      }
       if (run_.settings.guard) {
-        return task.end([&] { return mean_loss(run_.model, run_.data.shown); },
-                        run_.trained_loss + *run_.settings.guard);
+        return task.end(shown_loss, run_.trained_loss + *run_.settings.guard);
       }
     }
     return task.end();
@@ -162,8 +214,14 @@ class Unlearning {
     TaskRow row;
     row.fraction_trained = report.fraction_trained;
     row.lambda = report.lambda;
-    row.lambda_reduced = report.lambda_reduced;
+    const bool has_target = Method::kNegates && run_.settings.forget_until;
+    row.lambda_reduced = report.lambda_reduced && !has_target;
+    if (has_target) row.target_met = report.target_met;
     row.seconds = watch.seconds();
+    row.seconds_a_step = seconds_a_step_;
+    row.sweep = std::exchange(sweep_, {});
+    row.warnings = report.warnings;
+    warn(report.warnings);
     row.probabilities =
         run_.measure ? run_.measure(report.task)
                      : evaluate(run_.model, run_.data, static_cast<std::size_t>(report.task));
@@ -172,6 +230,15 @@ class Unlearning {
     run_.on_row(report.task, row);
     rows_.push_back(row);
   }
+
+  /// Hands on what was not said before.
+  void warn(const std::vector<std::string>& warnings) {
+    for (const std::string& warning : warnings) {
+      if (run_.warn && warned_.insert(warning).second) run_.warn(warning);
+    }
+  }
+
+  [[nodiscard]] std::int64_t micro_batch() const { return run_.settings.micro_batch; }
 
   void save() {
     run_.metrics.flush();
@@ -220,10 +287,16 @@ class Unlearning {
 
   static constexpr const char* kIdentity = "trainer.identity";
   static constexpr std::uint64_t kForgetBatches = 1, kRetainBatches = 2;
+  static constexpr MeanOver kMean = std::is_same_v<typename Method::Options, alkn::NPOOptions>
+                                        ? MeanOver::sequences
+                                        : MeanOver::tokens;
 
   const Run& run_;
   Method unlearner_;
   std::int64_t steps_done_ = 0;  ///< of a task that goes on after an interruption
+  double seconds_a_step_ = 0;    ///< of the last task
+  std::vector<StrengthRow> sweep_;
+  std::set<std::string> warned_;
   std::vector<TaskRow> rows_;
 };
 
