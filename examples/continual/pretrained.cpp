@@ -4,6 +4,8 @@
 #include <ATen/cpu/Utils.h>
 #include <alkn/alkn.hpp>
 #include <alkn/autograd/checkpointed.hpp>
+#include <alkn/io/atomic_file.hpp>
+#include <alkn/io/file_lock.hpp>
 #include <alkn/io/model_folder.hpp>
 #include <alkn/io/save_model.hpp>
 
@@ -185,6 +187,16 @@ bool teach(Model& model, const ModelFolder& source, const EncodedData& data, con
       return true;
     }
   }
+  // The one beside which the interrupted teaching lies must be this one.
+  const fs::path begun = cache / "teaching.json", checkpoint = cache / "teaching.checkpoint";
+  std::optional<alkn::io::FileLock> lock;
+  lock_path(lock, cache / "teaching", "a folder in which no other process teaches");
+  if (settings.resume && fs::exists(checkpoint)) {
+    require_same(begun, key, "--resume with the teaching that was interrupted");
+  } else {
+    alkn::io::remove_file(checkpoint);
+    write_json(begun, key);
+  }
   fs::remove(record);
   const Stopwatch watch;
   const auto enough = [&](std::int64_t pass) {
@@ -194,12 +206,13 @@ bool teach(Model& model, const ModelFolder& source, const EncodedData& data, con
     return known >= settings.pretrained.teach_until.value_or(2);
   };
   const std::int64_t steps = settings.base.epochs * num_batches(samples, settings.base.batch);
-  if (!memorise(model, samples, settings, steps, cache / "teaching.checkpoint", enough,
+  if (!memorise(model, samples, settings, steps, checkpoint, enough,
                 settings.pretrained.save_every)) {
     return false;
   }
   alkn::io::save_model(folder, source, model.named_parameters());
   write_json(record, {{"key", key}, {"seconds", watch.seconds()}});
+  alkn::io::remove_file(begun);
   return true;
 }
 

@@ -1,14 +1,19 @@
 // `continual --model FOLDER` as a user runs it, on a small random checkpoint.
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "alkn/io/model_folder.hpp"
@@ -56,6 +61,35 @@ Result run(const std::string& arguments) {
       "'" ALKN_CONTINUAL "' " + arguments + " > '" + log.string() + "' 2>&1";
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, text_of(log)};
+}
+
+std::vector<Json> lines_of(const fs::path& path) {
+  std::ifstream stream(path);
+  std::vector<Json> lines;
+  for (std::string line; std::getline(stream, line);) lines.push_back(Json::parse(line));
+  return lines;
+}
+
+/// Sends a signal to a run once `reached`; its output is in child.txt. Returns the exit status, -1
+/// where the signal ended it.
+int stop(const std::string& arguments, int signal, const std::function<bool()>& reached) {
+  const fs::path log = scratch() / "child.txt";
+  std::ofstream(log) << "";
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const std::string command =
+        "exec '" ALKN_CONTINUAL "' " + arguments + " > '" + log.string() + "' 2>&1";
+    ::execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
+    ::_exit(127);
+  }
+  int status = 0;
+  while (!reached() && ::waitpid(child, &status, WNOHANG) == 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  REQUIRE(::kill(child, signal) == 0);
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 fs::path write_checkpoint(const char* name, std::int64_t context = 512) {
@@ -145,6 +179,172 @@ TEST_CASE("teaching ends where the answers are known well enough", "[pretrained]
           " --teach 5 --teach-until 0.001 --out '" + (scratch() / "until").string() + "'");
   CHECK(result.says("taught 1 of 5 passes"));
   CHECK_FALSE(result.says("taught 2 of 5 passes"));
+}
+
+TEST_CASE("teaching goes on where Ctrl-C or a kill ended it, to the same bits", "[pretrained]") {
+  const fs::path checkpoint = write_checkpoint("checkpoint");
+  const auto arguments = [&](const char* out, const char* more) {
+    return "--model '" + checkpoint.string() + "'" + kFormat + kSmall + " --teach 12 --out '" +
+           (scratch() / out).string() + "'" + more;
+  };
+  REQUIRE(run(arguments("taught-whole", "")).status == 0);
+  const std::string whole = text_of(scratch() / "taught-whole" / "taught" / "model.safetensors");
+  for (const bool killed : {false, true}) {
+    const char* out = killed ? "taught-killed" : "taught-cut";
+    const fs::path kept = scratch() / out / "teaching.checkpoint";
+    const int status =
+        stop(arguments(out, killed ? " --save-every 0" : ""), killed ? SIGKILL : SIGINT, [&] {
+          return text_of(scratch() / "child.txt").find("taught 2 of 12") != std::string::npos &&
+                 (!killed || fs::exists(kept));
+        });
+    CHECK(status == (killed ? -1 : 130));
+    REQUIRE(fs::exists(kept));
+    CHECK_FALSE(fs::exists(scratch() / out / "taught"));
+
+    const Result other = run(arguments(out, " --resume --teach-lr 1e-3"));
+    CHECK(other.status == 1);
+    CHECK(
+        other.says("continual: expected --resume with the teaching that was interrupted, lr "
+                   "0.0003, got 0.001 (" +
+                   (scratch() / out / "teaching.json").string() + ")\n"));
+    const Result resumed = run(arguments(out, " --resume"));
+    INFO(resumed.output);
+    REQUIRE(resumed.status == 0);
+    CHECK_FALSE(resumed.says("taught 1 of 12"));
+    CHECK(resumed.says("taught 12 of 12"));
+    CHECK((text_of(scratch() / out / "taught" / "model.safetensors") == whole));
+    CHECK_FALSE(fs::exists(kept));
+  }
+}
+
+TEST_CASE("micro-batches leave losses and gradients as they are", "[pretrained]") {
+  const fs::path checkpoint = write_checkpoint("checkpoint");
+  for (const std::string method : {"alkn", "npo+retain", "task-vector"}) {
+    std::vector<Json> lines[2];
+    for (const int small : {0, 1}) {
+      const fs::path out = scratch() / ("micro" + std::to_string(small));
+      const Result result =
+          run("--model '" + checkpoint.string() + "'" + kFormat + kSmall + " --method " + method +
+              " --lr 1e-3 --out '" + out.string() + "'" + (small == 1 ? " --micro-batch 3" : ""));
+      INFO(result.output);
+      REQUIRE(result.status == 0);
+      lines[small] = lines_of(out / "metrics.jsonl");
+    }
+    REQUIRE(lines[0].size() == lines[1].size());
+    for (std::size_t i = 0; i < lines[0].size(); ++i) {
+      INFO(method << ", line " << i);
+      for (const char* key : {"loss", "retain_loss", "grad_norm", "forgotten", "shown"}) {
+        if (!lines[0][i].contains(key)) continue;
+        const auto whole = lines[0][i][key].get<double>(), parts = lines[1][i][key].get<double>();
+        CHECK(parts == Approx(whole).epsilon(2e-3));
+        if (i == 0) CHECK(parts == Approx(whole).epsilon(2e-6));  // nothing has moved yet
+      }
+    }
+    // The mask comes from the retain gradient.
+    CHECK(lines[1][0]["fraction_trained"].get<double>() ==
+          Approx(lines[0][0]["fraction_trained"].get<double>()).epsilon(1e-3));
+  }
+}
+
+TEST_CASE("a sweep shows what each strength would leave, and changes nothing", "[pretrained]") {
+  const fs::path checkpoint = write_checkpoint("checkpoint");
+  const auto arguments = [&](const char* out, const std::string& more) {
+    return "--model '" + checkpoint.string() + "'" + kFormat + kSmall + " --lr 3e-3 --out '" +
+           (scratch() / out).string() + "' " + more;
+  };
+  const auto request = [&](const char* out) {
+    return lines_of(scratch() / out / "metrics.jsonl").back();
+  };
+  REQUIRE(run(arguments("plain", "--lambda 2")).status == 0);
+  const Result swept = run(arguments("swept", "--lambda 2 --sweep 0.5,2,4"));
+  INFO(swept.output);
+  REQUIRE(swept.status == 0);
+  CHECK((text_of(scratch() / "plain" / "model" / "model.safetensors") ==
+         text_of(scratch() / "swept" / "model" / "model.safetensors")));
+  const Json sweep = request("swept")["sweep"];
+  REQUIRE(sweep.size() == 3);
+  CHECK(sweep[0]["lambda"] == 0.5);
+  for (const char* key : {"forgotten", "shown", "unseen", "general"}) {
+    CHECK(sweep[1][key] == request("plain")[key]);  // what end(2) leaves, to the bit
+  }
+  CHECK(sweep[0]["forgotten"].get<double>() > sweep[1]["forgotten"].get<double>());
+  CHECK(sweep[1]["forgotten"].get<double>() > sweep[2]["forgotten"].get<double>());
+  CHECK(swept.says("    lambda  this request   kept, shown  kept, unseen general facts\n"));
+  CHECK_FALSE(request("plain").contains("sweep"));
+
+  // A bound between two of them is met by a lambda between theirs.
+  const double bound =
+      (sweep[0]["forgotten"].get<double>() + sweep[1]["forgotten"].get<double>()) / 2;
+  const Result target = run(arguments("target", "--forget-until " + std::to_string(bound)));
+  INFO(target.output);
+  REQUIRE(target.status == 0);
+  CHECK(request("target")["target_met"] == true);
+  CHECK(request("target")["forgotten"].get<double>() <= bound);
+  CHECK(request("target")["lambda"].get<double>() > 0.5);
+  CHECK(request("target")["lambda"].get<double>() < 2);
+  CHECK(target.says(": the smallest that forgets enough\n"));
+
+  const Result guarded = run(arguments("guarded", "--forget-until 1e-12 --guard 1e-4"));
+  CHECK(request("guarded")["target_met"] == false);
+  CHECK(guarded.says(": none within the bounds forgets enough\n"));
+  const Result ascent = run(arguments("ascent", "--method gradient-ascent --sweep 1,2"));
+  CHECK(ascent.status == 1);
+  CHECK(ascent.output ==
+        "continual: expected a method that negates, got gradient-ascent (--sweep)\n");
+  CHECK_FALSE(fs::exists(scratch() / "ascent"));
+}
+
+TEST_CASE("a run says what its numbers cannot: few steps, and how long one takes", "[pretrained]") {
+  const fs::path checkpoint = write_checkpoint("checkpoint"), out = scratch() / "warned";
+  const Result result = run("--model '" + checkpoint.string() + "'" + kFormat + kSmall +
+                            " --out '" + out.string() + "'");
+  REQUIRE(result.status == 0);
+  const std::string few =
+      "6 steps, fewer than 10: they move little, and a schedule has no room in them";
+  CHECK(result.says("continual: warning: ALKN: " + few + "\n"));
+  CHECK(result.output.find(few) == result.output.rfind(few));  // once
+  CHECK(result.says(" s a step\n"));
+  const Json request = lines_of(out / "metrics.jsonl").back();
+  CHECK(request["warnings"][0] == few);
+  CHECK(request["seconds_a_step"].get<double>() > 0);
+  const Json summary = Json::parse(text_of(out / "summary.json"));
+  CHECK(summary["seconds_a_step"] == request["seconds_a_step"]);
+  for (const char* when : {"before", "after"}) {  // general knowledge beside what is kept
+    CHECK(summary[when]["general"].get<double>() > 0);
+  }
+  CHECK(result.says("general facts"));
+  std::istringstream lines(result.output);
+  for (std::string line; std::getline(lines, line);) {
+    const bool table = line.find("continual: ") != 0 && line.find(scratch().string()) > line.size();
+    if (table) CHECK(line.size() <= 100);
+  }
+}
+
+TEST_CASE("the paper's strengths for real models have names", "[pretrained]") {
+  const fs::path checkpoint = write_checkpoint("checkpoint");
+  struct Expected {
+    const char* preset;
+    double lr;
+    int epochs, batch;
+  };
+  for (const auto& [preset, lr, epochs, batch] :
+       {Expected{"paper", 3e-5, 5, 32}, Expected{"paper-news", 3e-6, 2, 6},
+        Expected{"paper-books", 3e-6, 10, 6}}) {
+    const fs::path out = scratch() / preset;
+    const Result result =
+        run("--model '" + checkpoint.string() + "'" + kFormat +
+            " --tasks 1 --authors-per-task 1 --retain-authors 2 --threads 1 --preset " + preset +
+            " --out '" + out.string() + "'");
+    INFO(result.output);
+    REQUIRE(result.status == 0);
+    const Json config = Json::parse(text_of(out / "config.json"));
+    CHECK(config["lr"] == lr);
+    CHECK(config["lambda"] == 0.8);
+    CHECK(config["epochs"] == epochs);
+    CHECK(config["batch"] == batch);
+    const Json last = lines_of(out / "metrics.jsonl")[1];
+    CHECK(last["unmask_ratio"].get<double>() > 0);
+  }
 }
 
 TEST_CASE("a dry run plans, and writes no model", "[pretrained]") {

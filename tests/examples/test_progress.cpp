@@ -94,6 +94,26 @@ TEST_CASE("rate and time left count the steps of this run alone", "[progress]") 
   CHECK(std::abs(rate * left - 99) < 20);  // but for roundings
 }
 
+TEST_CASE("a slow step is told in seconds, without the first two", "[progress]") {
+  const Collected out;
+  Progress progress("p", 10, 0, {.file = out.file(), .terminal = false, .interval = 0});
+  CHECK(progress.seconds_a_step() == 0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+  progress.step("");
+  CHECK(progress.seconds_a_step() >= 1.1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+  progress.step("");
+  CHECK(progress.seconds_a_step() >= 1.05);  // of two steps: the mean of both
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  progress.step("");
+  CHECK(progress.seconds_a_step() >= 0.02);
+  CHECK(progress.seconds_a_step() < 0.7);  // with the first two it would be .7 at least
+  const auto lines = split(out.text(), '\n');
+  REQUIRE(lines.size() == 4);
+  CHECK(matches(lines[0], R"(p: 1/10  \d+\.\d\d s/step  \d+ s left  )"));
+  CHECK(matches(lines[2], R"(p: 3/10  \d+\.\d steps/s  \d+ s left  )"));
+}
+
 TEST_CASE("lines come no more often than asked for", "[progress]") {
   const Collected out;
   Progress progress("p", 3, 0, {.file = out.file(), .terminal = false, .interval = 3600});
