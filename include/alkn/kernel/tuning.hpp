@@ -40,8 +40,6 @@ inline constexpr double kWarmErrors = 3.0;
 inline constexpr double kOwnWarmErrors = 2.0;
 /// How much wider they are after a miss.
 inline constexpr float kWidening = 4.0F;
-/// The weight of the last change of an order statistic in the mean of its changes.
-inline constexpr float kChangeShare = 0.3F;
 /// How fast an old error of the prediction is forgotten.
 inline constexpr float kErrorDecay = 0.7F;
 /// More candidates of one bracket than this are binned before they are selected from.

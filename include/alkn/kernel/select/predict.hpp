@@ -89,9 +89,8 @@ inline Pivots pivots_by_sample(std::uint32_t* keys, std::int64_t num_keys,
   return p;
 }
 
-/// One order statistic over the steps: the last value and one of three changes, whichever predicted
-/// best; the width by the errors of these predictions. In a large tensor, where the scores' noise
-/// averages out, the last change and the change of the change tell most; in a small one the mean.
+/// One order statistic over the steps: the next value is the last one and its last change; the
+/// width by the errors of these predictions.
 class Track {
  public:
   [[nodiscard]] bool ready() const { return seen_ >= 2; }
@@ -106,11 +105,8 @@ class Track {
   }
   /// @param errors half the width, in largest recent errors
   void bracket(double errors, float& a, float& b) const {
-    int best = 0;
-    for (int i = 1; i < kChanges; ++i) best = error_[i] < error_[best] ? i : best;
-    const float center = value_ + change_[best];
-    const float half =
-        seen_ == 2 ? 0.5F * std::fabs(change_[0]) : static_cast<float>(errors) * error_[best];
+    const float center = value_ + change_;
+    const float half = seen_ == 2 ? 0.5F * std::fabs(change_) : static_cast<float>(errors) * error_;
     a = flushed(center - half), b = flushed(center + half);  // as the scores they bracket
   }
   void observe(float value) {
@@ -118,23 +114,19 @@ class Track {
       seen_ = 0;  // nothing to extrapolate from
       return;
     }
-    for (int i = 0; i < kChanges && seen_ >= 2; ++i) {
-      const float error = std::fabs(value - (value_ + change_[i]));
-      error_[i] = std::max(error, seen_ == 2 ? 0.0F : tuning::kErrorDecay * error_[i]);
+    if (seen_ >= 2) {
+      const float error = std::fabs(value - (value_ + change_));
+      error_ = std::max(error, seen_ == 2 ? 0.0F : tuning::kErrorDecay * error_);
     }
-    const float change = seen_ >= 1 ? value - value_ : 0.0F;
-    change_[1] = seen_ >= 2 ? change_[1] + tuning::kChangeShare * (change - change_[1]) : change;
-    change_[2] = seen_ >= 2 ? change + (change - change_[0]) : change;
-    change_[0] = change;
+    change_ = seen_ >= 1 ? value - value_ : 0.0F;
     value_ = value;
     seen_ = std::min(seen_ + 1, 3);
   }
 
  private:
-  static constexpr int kChanges = 3;
   float value_ = 0;
-  float change_[kChanges] = {};  ///< the last; the mean, that forgets; the last, changing on
-  float error_[kChanges] = {};
+  float change_ = 0;
+  float error_ = 0;
   double density_ = 0;
   int seen_ = 0;
 };
