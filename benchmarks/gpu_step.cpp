@@ -8,6 +8,7 @@
 
 #include <alkn/alkn.hpp>
 #include <alkn/kernel/cuda/tuning.hpp>
+#include <alkn/tensor/bits.hpp>
 #include <cstdint>
 #include <cstdio>
 #include <functional>

@@ -6,6 +6,7 @@
 #include <torch/optim/sgd.h>
 
 #include <alkn/alkn.hpp>
+#include <alkn/tensor/bits.hpp>
 #include <cmath>
 #include <string>
 #include <utility>

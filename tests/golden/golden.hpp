@@ -5,6 +5,7 @@
 #include <ATen/ops/from_blob.h>
 #include <fmt/format.h>
 #include <alkn/alkn.hpp>
+#include <alkn/tensor/bits.hpp>
 
 #if !defined(ALKN_PLAIN_GOLDEN)  // where there is no zlib: files that somebody has unpacked
 #include <zlib.h>

@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/where.h>
 #include <torch/optim/sgd.h>
+#include <alkn/tensor/bits.hpp>
 
 #include <cmath>
 

@@ -5,6 +5,7 @@
 #include <torch/optim/rmsprop.h>
 #include <torch/optim/sgd.h>
 #include <torch/serialize/archive.h>
+#include <alkn/tensor/bits.hpp>
 
 #include <cmath>
 #include <memory>

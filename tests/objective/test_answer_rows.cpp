@@ -5,6 +5,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <alkn/objective/entropic_soft_labels.hpp>
 #include <alkn/objective/logit_rows.hpp>
@@ -12,6 +13,8 @@
 #include <alkn/objective/negated_token_nll.hpp>
 #include <alkn/objective/negative_preference.hpp>
 #include <alkn/objective/retain_kl.hpp>
+#include <alkn/objective/retain_kl_rows.hpp>
+#include <alkn/objective/token_log_probability_aten.hpp>
 #include <alkn/objective/token_nll.hpp>
 #include <string>
 #include <vector>

@@ -1,15 +1,19 @@
 // token_log_probability against log_softmax and gather, in every type, on both paths.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <alkn/kernel/simd/dispatch.hpp>
 #include <alkn/objective/losses.hpp>
 #include <alkn/objective/retain_kl.hpp>
 #include <alkn/objective/token_log_probability.hpp>
+#include <alkn/objective/token_log_probability_aten.hpp>
+#include <alkn/objective/token_log_probability_cpu.hpp>
 #include <limits>
 #include <string>
 #include <vector>

@@ -8,6 +8,7 @@
 #include <c10/core/InferenceMode.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/sgd.h>
+#include <alkn/tensor/bits.hpp>
 
 #include <cmath>
 #include <functional>

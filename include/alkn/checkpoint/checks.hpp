@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <alkn/task/core.hpp>
+#include <alkn/tensor/bits.hpp>
 
 #include <algorithm>
 #include <cstdint>
