@@ -37,7 +37,7 @@ class BaseAdapter {
   virtual void forget_new_state() = 0;
   /// fused: the last step was none for the parameters with a true flag, in the order of the groups
   virtual void take_back(const std::vector<char>& stepped) = 0;
-  /// Base::step(nullptr)
+  /// A step outside a task, whose gradients have been checked.
   virtual void base_step() = 0;
   /// Throws for a group option that is out of range.
   virtual void check_options() = 0;
