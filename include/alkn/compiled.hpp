@@ -3,7 +3,8 @@
 // the user's types are in his files either way.
 #pragma once
 
-/// Before a function that is declared in one header and defined in its partner `*_definitions.hpp`.
+/// Before a function that is declared in one header and defined in its partner `*_definitions.hpp`,
+/// or, of a task, in one of task/*.hpp.
 #if defined(ALKN_COMPILED)
 #define ALKN_COMPILED_INLINE
 #else

@@ -13,7 +13,8 @@
 #include <type_traits>
 #include <utility>
 
-/// Opens the options of a policy; ALKN_OPTIONS_END() closes them.
+/// Opens the options of a policy; ALKN_OPTIONS_END() closes them. What stands outside of the two,
+/// or in a struct that this one inherits, is no option.
 #define ALKN_OPTIONS_BEGIN()                        \
  private:                                           \
   static constexpr int kFirstOptionLine = __LINE__; \
@@ -23,7 +24,8 @@
 
 /// Declares the option `name` of type `T` with its default, in a line of its own:
 /// `self.name(value)` sets it and returns `Self&`, the struct that inherits this one (CRTP);
-/// `self.name()` reads it. A number's Range follows the default.
+/// `self.name()` reads it. A number's Range follows the default; a default with a comma in it is a
+/// call in parentheses.
 #define ALKN_OPTION(Self, T, name, value, ...)                       \
   ALKN_OPTION_IN(Self, T, name, name##_ __VA_OPT__(, ) __VA_ARGS__); \
                                                                      \
@@ -96,8 +98,10 @@ using OptionLine = std::integral_constant<int, Line>;
 /// Numbers have a range; options that are neither numbers nor choices are not visited.
 template <class Visitor, class T, class... Range>
 void visit_option(Visitor& visitor, std::string_view name, const T& value, const Range&... range) {
-  if constexpr (sizeof...(Range) > 0 || std::is_enum_v<T> || std::is_same_v<T, bool>)
-    visitor(name, value, range...);
+  constexpr bool kChoice = std::is_enum_v<T> || std::is_same_v<T, bool>;
+  static_assert(sizeof...(Range) > 0 || kChoice || !std::is_arithmetic_v<T>,
+                "alkn: an option that is a number has a Range after its default");
+  if constexpr (sizeof...(Range) > 0 || kChoice) visitor(name, value, range...);
 }
 
 template <int First, class Options, class Visitor, int... Lines>

@@ -68,7 +68,7 @@ class CheckpointArrays {
     arrays.emplace_back("columns/threshold", column(threshold));
     arrays.emplace_back("columns/eta", column(eta));
     arrays.emplace_back("columns/flags", column(flags));
-    arrays.emplace_back("columns/num_unmasked", column(unmasked));
+    arrays.emplace_back("columns/num_unmasked", column(unmasked));  // its name since version 1
     arrays.emplace_back("base/now", base_archive());
     if (core_.in_task()) write_task(arrays, header["task"]);
   }

@@ -72,7 +72,12 @@ class FusedBase : public Base, protected BaseAdapter {
   }
   void forget_new_state() override { Base::forget_new_state(); }
   void take_back(const std::vector<char>& stepped) override { Base::take_back(stepped); }
-  void base_step() override { Base::step_all(StepMode::run, GradientChecks::done); }
+  void base_step() override {
+    if constexpr (std::same_as<Base, AdamW>)
+      Base::step_all(StepMode::run, GradientChecks::done);
+    else  // a step of its own
+      Base::step(nullptr);
+  }
   void check_options() override {
     Base::check_groups(GradientChecks::done);
     for (std::size_t g = 0; rules_.masks && g < this->param_groups_.size(); ++g)

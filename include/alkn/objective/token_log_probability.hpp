@@ -1,4 +1,4 @@
-// log p(label) of every token: the one place that honours -100. Every objective goes through it.
+// log p(label) of every token; every objective goes through it.
 #pragma once
 
 #include <ATen/core/Tensor.h>
