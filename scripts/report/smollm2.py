@@ -67,11 +67,12 @@ class Table:
     def __init__(self, runs, pairs, target):
         chosen = [run for run in runs if run["config"]["pairs_per_author"] == pairs]
         self.pairs, self.target = pairs, target
+        self.aim = "" if target is None else f" and a target of {short(target)}"
         self.models = {name: [run for run in chosen if run["name"] == name] for name in MODELS}
         self.arms = {name: [run for run in chosen if run["name"] == name and run["config"].get("target") == target]
                      for name in ORDER}
         self.arms = {name: found for name, found in self.arms.items() if found}
-        self.seeds = sorted({run["seed"] for found in self.arms.values() for run in found})
+        self.seeds = sorted({run["seed"] for run in chosen})
 
         self.whole = {name: [run for run in found if "final" in run] for name, found in self.arms.items()}
         self.whole = {name: found for name, found in self.whole.items() if found}
@@ -155,9 +156,11 @@ class Table:
 def top(first):
     """Two sentences, and what they stand on."""
     holds, fails, open_ = first.verdict()
-    after = f", after {first.common} of {first.requests} requests," if first.common < first.requests else ""
+    after = f", after {first.common} of {first.requests} requests," if 0 < first.common < first.requests else ""
     text = (f"On SmolLM2-135M{after or ','} of the ranking that [the small model](results.md) gives, this holds: "
             f"{listed(holds)}. This does not: {listed(fails)}.")
+    if not holds and not fails:
+        text = "Nothing of [the small model's ranking](results.md) is confirmed or refuted on SmolLM2-135M yet."
     lines = [paragraph(text)]
     if open_:
         lines.append(paragraph("Not measured yet: " + listed(open_) + "."))
@@ -167,17 +170,18 @@ def top(first):
 def page(runs):
     tables = sorted({(run["config"]["pairs_per_author"], run["config"]["target"])
                      for run in runs if "target" in run["config"]}, key=lambda key: (-key[0], -key[1]))
-    if not tables:
-        raise ValueError("no method is finished")
+    if not runs:
+        raise ValueError("no results")
+    tables = tables or [(runs[0]["config"]["pairs_per_author"], None)]  # a taught model, no method yet
     tables = [Table(runs, *key) for key in tables]
     first = max(tables, key=lambda t: (len(t.whole), len(t.arms), len(t.seeds)))
-    config = next(iter(first.arms.values()))[0]["config"]
+    config = runs[0]["config"]
     taught = first.models["taught"][0]["teaching"]
     machine = next((run["machine"] for run in runs if "machine" in run), "one machine")
     lines = ["# Results on a real model\n", "<!-- written by scripts/report/smollm2.py from results_smollm2/ -->\n"]
     lines += top(first)
     state = [f"{len(t.whole)} of {len(ORDER)} methods are finished and {len(t.arms) - len(t.whole)} begun at {t.pairs} "
-             f"pairs an author and a target of {short(t.target)}, "
+             f"pairs an author{t.aim}, "
              f"{len(t.seeds)} seed{'s' if len(t.seeds) > 1 else ''}" for t in tables]
     partial = any(t.missing for t in tables)
     lines.append(paragraph(
@@ -209,10 +213,10 @@ def page(runs):
         f"of the forgotten pairs before and after {config['relearn_steps']} steps on the other "
         "half. *D*, *p*: Kolmogorov-Smirnov distance of the truth ratios from the gold model's, and the exact test."))
     for t in tables:
-        lines.append(f"## {t.pairs} of 20 pairs of each author, forgotten to {short(t.target)}\n")
+        lines.append(f"## {t.pairs} of 20 pairs of each author{t.aim}\n")
         if t.missing:
             lines.append(paragraph("Not finished: " + ", ".join(t.missing) + "."))
-        if t.common < t.requests:
+        if 0 < t.common < t.requests:
             lines.append(paragraph(f"All that have begun, after {t.common} of {t.requests} requests:"))
             lines.append(table(["", "this request", "earlier ones", "kept, shown", "kept, never shown",
                                 "real authors: accuracy", "share", "world facts: accuracy", "share"], t.common_rows()))
@@ -220,6 +224,8 @@ def page(runs):
                             "real authors: accuracy", "share", "world facts: accuracy", "share", "relearned"], t.rows()))
         lines.append(table(["", "ROUGE-L: forgotten", "shown", "unseen", "truth ratio, forgotten", "D", "p"],
                            t.quality_rows()))
+        if not t.arms:
+            continue
         lines.append("### Request by request\n")
         lines.append(table(["", "request", "λ", "this request", "earlier ones", "shown", "unseen", "real authors",
                             "world facts", "weights trained", "seconds"], t.request_rows()))

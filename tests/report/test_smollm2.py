@@ -61,6 +61,13 @@ class Page(unittest.TestCase):
         self.assertIn("Not finished: reference, paper, task-vector, npo+retain (1 of 2 requests)", text)
         self.assertIn("| npo+retain | .40 |  | .80 | .75 | .75 |  | .50 |  |", text)
 
+    def test_a_taught_model_alone(self):
+        text = smollm2.page([model("taught")]).replace("\n", " ")
+        self.assertIn("Nothing of [the small model's ranking](results.md) is confirmed or refuted", text)
+        self.assertIn("0 of 6 methods are finished and 0 begun at 10 pairs an author, 1 seed.", text)
+        self.assertIn("| *taught* | .40 | .80 | .60 |", text)
+        self.assertIn("Not finished: conflict, reference, paper,", text)
+
     def test_no_difference_to_speak_of(self):
         holds, fails, _ = smollm2.Table([arm("conflict", .6), arm("paper", .59)], 10, .4).verdict()
         self.assertEqual((holds, len(fails)), ([], 1))
