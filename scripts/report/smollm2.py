@@ -192,7 +192,7 @@ def page(runs):
     lines.append("## What was measured\n")
     lines.append(paragraph(
         f"SmolLM2-135M-Instruct is taught {config['tasks'] * config['authors_per_task'] + config['authors_kept']} of "
-        "TOFU's made-up authors (\"Question: ...\\nAnswer: ...\", loss on the answer and its end, AdamW at "
+        "TOFU's made-up authors (`Question: ...`, a new line, `Answer: ...`; loss on the answer and its end, AdamW at "
         f"{config['teach_lr']:g}, batch {config['teach_batch']}) in {taught['passes']} passes to an answer probability "
         f"of {short(taught['probability'])}; not to .99, where loss and gradient say nothing. The gold model is taught "
         "the same without the authors that are to be forgotten, as many passes. Then "
