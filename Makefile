@@ -50,7 +50,7 @@ demo: configure $(if $(filter smollm2,$(MODEL)),model)
 
 DEMO_CHECKPOINT = $(BUILD)/bin/continual --model $(if $(filter smollm2,$(MODEL)),models/smollm2-135m,$(MODEL)) \
   --format 'Question: {question}\nAnswer: {answer}' --tasks 3 --authors-per-task 2 \
-  --retain-authors 8 --teach 8 --teach-until 0.8 --out build/demo-$(notdir $(MODEL)) $(ARGS)
+  --retain-authors 8 --teach 8 --teach-until 0.8 --sweep 1,2,4,8 --out build/demo-$(notdir $(MODEL)) $(ARGS)
 
 model:
 	@scripts/model/run

@@ -83,7 +83,11 @@ const std::vector<PresetEntry>& presets() {
 
 namespace {
 
-/// For a checkpoint of 135 million weights. `paper` has what the paper took for models of billions.
+/// For a checkpoint of 135 million weights that was taught to an answer probability of .87. ALKN's
+/// are from sweeps on made-up authors, 40 pairs a request: lambda 1, 2, 4, 6, 8 leave 74, 53, 32,
+/// 22, 16 % of the first and 69, 59, 45, 35, 28 % of the second, and of what is shown, after the
+/// second, 102, 104, 104, 102, 98 %. The rates of the others are not tuned. `paper` and its like
+/// have what the paper took for models of billions.
 Strength pretrained_strength(std::string_view method, std::string_view preset) {
   for (const PresetEntry& entry : presets()) {
     if (method == "alkn" && preset == entry.name && preset.starts_with("paper")) {
