@@ -10,6 +10,7 @@
 #   make test              build and run all tests
 #   make bench             build and run the benchmarks; QUICK=1: the main table, in a minute
 #   make bench-model       an iteration on SmolLM2 beside transformers, into docs/benchmarks.md (5 GB to download)
+#   make torture            kill the trainer 200 times, resume it, compare the bits (half an hour)
 #   make golden FILES=...  check golden vectors that the oracle wrote
 #   make tofu_metrics      build the metrics of TOFU's evaluation logs
 #   make report            draw the report of an experiment, RESULTS=FOLDER
@@ -28,7 +29,7 @@ JOBS ?= $(shell nproc)
 RESULTS ?= build/experiment$(if $(QUICK),-quick)
 BUILD := build/$(PRESET)
 
-.PHONY: help setup dev-setup configure demo model test-model experiment test bench bench-model golden tofu_metrics \
+.PHONY: help setup dev-setup configure demo model test-model experiment test bench bench-model torture golden tofu_metrics \
   report results cuda docs format lint
 
 help:
@@ -87,6 +88,10 @@ bench-model: configure
 	@cmake --build $(BUILD) -j $(JOBS) --target bench_model_iteration
 	@.venv-model/bin/python benchmarks/model_iteration.py --out docs/benchmarks/model_iteration.json $(ARGS)
 	@scripts/bench_docs page
+
+torture: configure
+	@cmake --build $(BUILD) -j $(JOBS) --target continual
+	@scripts/torture $(BUILD)/bin/continual $(ARGS)
 
 golden: configure
 	@if [ -z "$(FILES)" ]; then echo 'golden: expected FILES="a.json b.json", got none' >&2; exit 1; fi
