@@ -6,10 +6,11 @@
 //
 // tests/kernel/test_bits.cpp is part of this program, too: where tau is 0 the bits are the old
 // ones.
-#include "catch.hpp"
+#include <alkn/kernel/simd/dispatch.hpp>
+
 #include "tiny.hpp"
 
-#include <alkn/kernel/simd/dispatch.hpp>
+#include "catch.hpp"  // after LibTorch, which defines a CHECK of its own
 
 using alkn::Backend;
 using alkn::Score;
@@ -81,5 +82,5 @@ TEST_CASE("the added term is the same in the reference and in every instruction 
 TEST_CASE("the added option has a range") {
   CHECK(options_of(Score::product, kTau).tau() == kTau);
   CHECK_THROWS_WITH(weights_after(Backend::cpu, options_of(Score::product, std::nan(""))),
-                    Catch::Contains("tau"));
+                    Catch::Matchers::ContainsSubstring("tau"));
 }
