@@ -42,7 +42,7 @@ TEST_CASE("the retain gradient decides which entries a task trains") {
   task.loss(forget.ids, model.forward(forget.tokens), forget.labels).backward();
   method.step();
   CHECK(method.last_step().fraction_trained > 0.3);
-  CHECK(method.last_step().fraction_trained < 0.5);
+  CHECK(method.last_step().fraction_trained < 0.7);  // tensors below ten entries are trained whole
 }
 
 TEST_CASE("the retain gradient wants a scalar with a graph, is a mean, and may not be broken") {
