@@ -1,6 +1,12 @@
 // Catch2, version 3 where it is installed, else version 2, under version 3's names.
 #pragma once
 
+// LibTorch has a CHECK as well, which ends the program: it must come before Catch2's, not after.
+#if __has_include(<c10/util/Logging.h>)
+#include <c10/util/Logging.h>
+#undef CHECK
+#endif
+
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_all.hpp>
 
