@@ -1,5 +1,7 @@
 // Catch2, version 3 where it is installed, else version 2, under version 3's names.
-#pragma once
+// A guard by name: a precompiled header from a cache may be of another place and time.
+#ifndef ALKN_TESTS_CATCH_HPP
+#define ALKN_TESTS_CATCH_HPP
 
 // LibTorch has a CHECK as well, which ends the program: it must come before Catch2's, not after.
 #if __has_include(<c10/util/Logging.h>)
@@ -22,4 +24,6 @@ namespace Catch::Matchers {
 inline auto ContainsSubstring(const std::string& text) { return Contains(text); }
 
 }  // namespace Catch::Matchers
+#endif
+
 #endif
