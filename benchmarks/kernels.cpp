@@ -104,10 +104,10 @@ class Step {
       t.adamw.bias2_sqrt = 0.5F;
     }
     args_.mask = kernel::MaskKind::localized;
-    args_.max_norm = 1, args_.penalty = 0.5F, args_.threshold_due = true;
+    args_.max_norm = 1, args_.score.penalty = 0.5, args_.threshold_due = true;
   }
   [[nodiscard]] float* retain() { return retain_; }
-  void scale(float alignment) { args_.alignment = alignment; }
+  void scale(double alignment) { args_.score.alignment = alignment; }
   /// AdamW's step, nothing else.
   void plain() {
     args_.mask = kernel::MaskKind::none;
