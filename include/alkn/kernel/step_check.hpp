@@ -18,8 +18,9 @@ inline void check_step(const char* name, const StepTensor* tensors, std::int64_t
   for (std::int64_t i = 0; i < num_tensors; ++i) {
     const StepTensor& t = tensors[i];
     const auto refuse = [&](const std::string& expected, const std::string& got) {
-      throw std::invalid_argument("alkn::kernel::" + std::string(name) + ": expected " + expected +
-                                  ", got " + got + " (tensor " + std::to_string(i) + ")");
+      std::string text = "alkn::kernel::";
+      text.append(name).append(": expected ").append(expected).append(", got ").append(got);
+      throw std::invalid_argument(text.append(" (tensor ").append(std::to_string(i)).append(")"));
     };
     const auto need = [&](bool there, const char* what) {
       if (!there) refuse(what, "null");
