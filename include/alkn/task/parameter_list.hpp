@@ -45,10 +45,6 @@ ALKN_COMPILED_INLINE OptimizerState UnlearnerCore::fresh_state() {
   return base_.fresh_state();
 }
 
-inline std::string place(const ParameterState& p) {
-  return fmt::format("group {}, parameter \"{}\"", p.group, p.name);
-}
-
 /// Names every parameter of param_groups by its TensorImpl.
 ALKN_COMPILED_INLINE void UnlearnerCore::match_parameters(
     const std::vector<NamedParameter>& named) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <fmt/format.h>
 #include <torch/optim/optimizer.h>
 #include <alkn/optim/optimizer_state.hpp>
 #include <alkn/task/report.hpp>
@@ -95,5 +96,10 @@ struct ParameterState {
     num_trained = 0;
   }
 };
+
+/// Where a parameter stands, for error texts.
+inline std::string place(const ParameterState& p) {
+  return fmt::format("group {}, parameter \"{}\"", p.group, p.name);
+}
 
 }  // namespace alkn::detail
