@@ -9,6 +9,7 @@ import sys
 import textwrap
 
 SMALL = 0.02  # less between two methods is no difference to speak of, with so few questions and seeds
+FAR = 0.05  # more between what two methods left of a request, and they cannot be compared
 # Who keeps more of what nobody showed it, in docs/results.md at a forget probability of .50 or .20.
 RANKING = [("npo+retain", "conflict", "NPO + retain keeps more of the unseen than ALKN, conflict"),
            ("conflict", "reference", "ALKN, conflict keeps more than ALKN, reference"),
@@ -85,8 +86,11 @@ class Table:
         begun = {name: f" ({len(found[0]['requests'])} of {self.requests} requests)" for name, found in self.arms.items()}
         return [name + begun.get(name, "") for name in ORDER if name not in self.whole]
 
+    def last(self, name, key):
+        return mean([run["requests"][self.common - 1][key] for run in self.arms[name]])
+
     def unseen(self, name):
-        return mean([run["requests"][self.common - 1]["unseen"] for run in self.arms[name]])
+        return self.last(name, "unseen")
 
     def verdict(self):
         """What of the small model's ranking holds, what does not, and what is not known."""
@@ -94,6 +98,10 @@ class Table:
         for better, worse, claim in RANKING:
             if better not in self.arms or worse not in self.arms:
                 open_.append(claim)
+                continue
+            left = self.last(better, "request"), self.last(worse, "request")
+            if abs(left[0] - left[1]) > FAR:
+                open_.append(f"{claim} (they left {short(left[0])} and {short(left[1])} of the request: no comparison)")
                 continue
             a, b = self.unseen(better), self.unseen(worse)
             text = f"{claim} ({short(a)} and {short(b)})"

@@ -61,6 +61,13 @@ class Page(unittest.TestCase):
         self.assertIn("Not finished: reference, paper, task-vector, npo+retain (1 of 2 requests)", text)
         self.assertIn("| npo+retain | .40 |  | .80 | .75 | .75 |  | .50 |  |", text)
 
+    def test_methods_that_forgot_unequally(self):
+        runs = [model("taught"), arm("conflict", .6), arm("npo+retain", .75)]
+        runs[2]["requests"][0]["request"] = .52
+        text = smollm2.page(runs).replace("\n", " ")
+        self.assertIn("Nothing of [the small model's ranking](results.md) is confirmed or refuted", text)
+        self.assertIn("ALKN, conflict (they left .52 and .40 of the request: no comparison)", text)
+
     def test_a_taught_model_alone(self):
         text = smollm2.page([model("taught")]).replace("\n", " ")
         self.assertIn("Nothing of [the small model's ranking](results.md) is confirmed or refuted", text)
