@@ -14,6 +14,7 @@
 #include <cstring>
 #include <exception>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -119,6 +120,10 @@ std::string error_of(Call&& call) {
   return "no error";
 }
 
+/// Throws away what a call returns, for error_of.
+template <class T>
+void ignore(T&&) {}
+
 template <class Method>
 auto& core_of(Method& unlearner) {
   return *alkn::detail::CoreAccess::core(unlearner);
@@ -205,6 +210,23 @@ alkn::TaskReport unlearn(Method& unlearner, const Model& model, std::int64_t ste
   prepare(task, model, request);
   for (std::int64_t i = 0; i < steps; ++i) step(unlearner, task, model, request);
   return task.end();
+}
+
+/// A task of ALKN that `finish(task, model)` ends after four steps, and one more.
+/// @returns the report, the weights after both, and what of the first one's mask the second trained
+template <class Finish>
+auto ended_by(at::ScalarType type, alkn::Backend backend, Finish&& finish) {
+  Model model(type);
+  alkn::ALKN<> method(
+      model.params,
+      alkn::ALKNOptions().backend(type == at::kDouble ? alkn::Backend::aten : backend),
+      alkn::AdamWOptions(0.05));
+  auto task = method.begin_task({.steps = 4});
+  prepare(task, model);
+  for (int i = 0; i < 4; ++i) step(method, task, model);
+  const alkn::TaskReport report = finish(task, model);
+  const auto after = unlearn(method, model, 2, 1);  // the history is the same as well
+  return std::tuple(report, model.copies(), after.overlap);
 }
 
 /// A gradient for every parameter, without a model.

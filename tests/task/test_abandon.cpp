@@ -1,17 +1,8 @@
 // Tasks that leave nothing behind, and the weights of their start.
-#include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/rand.h>
-#include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
-#include <c10/core/DefaultDtype.h>
-#include <c10/core/InferenceMode.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/sgd.h>
 
-#include <cmath>
-#include <functional>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -19,15 +10,10 @@
 #include "catch.hpp"
 #include "method/tiny.hpp"
 
-using alkn::Backend;
 using at::Tensor;
-using tiny::Batch, tiny::core_of, tiny::error_of, tiny::everything, tiny::Model, tiny::same_bits;
+using tiny::error_of, tiny::everything, tiny::ignore, tiny::Model, tiny::same_bits;
 
 namespace {
-
-/// Throws away what a call returns, for error_of.
-template <class T>
-void ignore(T&&) {}
 
 /// What torch SGD or Adam or alkn::AdamW holds, as tensors.
 std::vector<Tensor> base_state(const torch::optim::Optimizer& optimizer) {

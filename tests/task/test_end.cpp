@@ -1,18 +1,8 @@
 // The end of a task: negation by a lambda, or by what a judge says.
-#include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/rand.h>
-#include <ATen/ops/randn.h>
-#include <ATen/ops/zeros.h>
-#include <c10/core/DefaultDtype.h>
-#include <c10/core/InferenceMode.h>
-#include <torch/optim/adam.h>
-#include <torch/optim/sgd.h>
 
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <memory>
 #include <optional>
 #include <stdexcept>
 
@@ -21,15 +11,7 @@
 
 using alkn::Backend;
 using at::Tensor;
-using tiny::Batch, tiny::core_of, tiny::error_of, tiny::everything, tiny::Model, tiny::same_bits;
-
-namespace {
-
-/// Throws away what a call returns, for error_of.
-template <class T>
-void ignore(T&&) {}
-
-}  // namespace
+using tiny::Batch, tiny::error_of, tiny::everything, tiny::ignore, tiny::Model, tiny::same_bits;
 
 TEST_CASE("the end of a task walks lambda times the way of its steps, backwards") {
   Model model;
@@ -67,18 +49,7 @@ TEST_CASE("end with another lambda") {
 TEST_CASE("a judge finds the largest lambda within its bound, to the bit of end with that lambda") {
   for (const Backend backend : tiny::kBackends) {
     const at::ScalarType type = GENERATE(at::kFloat, at::kBFloat16, at::kDouble);
-    const auto run = [&](auto&& finish) {
-      Model model(type);
-      alkn::ALKN<> method(
-          model.params, alkn::ALKNOptions().backend(type == at::kDouble ? Backend::aten : backend),
-          alkn::AdamWOptions(0.05));
-      auto task = method.begin_task({.steps = 4});
-      tiny::prepare(task, model);
-      for (int i = 0; i < 4; ++i) tiny::step(method, task, model);
-      const alkn::TaskReport report = finish(task, model);
-      const auto after = tiny::unlearn(method, model, 2, 1);  // the history is the same as well
-      return std::tuple(report, model.copies(), after.overlap);
-    };
+    const auto run = [&](auto&& finish) { return tiny::ended_by(type, backend, finish); };
     int calls = 0;
     std::vector<double> seen;
     const auto [reduced, weights, overlap] = run([&](auto& task, Model& model) {

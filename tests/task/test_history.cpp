@@ -1,28 +1,14 @@
 // What tasks leave to those after them, and what they report.
-#include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/rand.h>
-#include <ATen/ops/randn.h>
-#include <ATen/ops/zeros.h>
-#include <c10/core/DefaultDtype.h>
-#include <c10/core/InferenceMode.h>
-#include <torch/optim/adam.h>
-#include <torch/optim/sgd.h>
 #include <alkn/tensor/bits.hpp>
 
 #include <cmath>
-#include <functional>
-#include <limits>
-#include <memory>
-#include <optional>
-#include <stdexcept>
 
 #include "catch.hpp"
 #include "method/tiny.hpp"
 
 using alkn::Backend;
 using at::Tensor;
-using tiny::Batch, tiny::core_of, tiny::error_of, tiny::everything, tiny::Model, tiny::same_bits;
+using tiny::Batch, tiny::core_of, tiny::Model, tiny::same_bits;
 
 namespace {
 

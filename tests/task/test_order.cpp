@@ -1,35 +1,16 @@
 // The protocol of a task: the order of its calls.
-#include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/rand.h>
-#include <ATen/ops/randn.h>
-#include <ATen/ops/zeros.h>
-#include <c10/core/DefaultDtype.h>
 #include <c10/core/InferenceMode.h>
-#include <torch/optim/adam.h>
 #include <torch/optim/sgd.h>
 
 #include <cmath>
-#include <functional>
-#include <limits>
 #include <memory>
-#include <optional>
-#include <stdexcept>
 
 #include "catch.hpp"
 #include "method/tiny.hpp"
 
-using alkn::Backend;
 using at::Tensor;
-using tiny::Batch, tiny::core_of, tiny::error_of, tiny::everything, tiny::Model, tiny::same_bits;
-
-namespace {
-
-/// Throws away what a call returns, for error_of.
-template <class T>
-void ignore(T&&) {}
-
-}  // namespace
+using tiny::Batch, tiny::core_of, tiny::error_of, tiny::everything, tiny::ignore, tiny::Model,
+    tiny::same_bits;
 
 TEST_CASE("a task: remember, retain gradient, steps, end") {
   Model model;

@@ -1,27 +1,14 @@
 // Steps that are skipped, as their gradient is not finite.
-#include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/rand.h>
-#include <ATen/ops/randn.h>
-#include <ATen/ops/zeros.h>
-#include <c10/core/DefaultDtype.h>
-#include <c10/core/InferenceMode.h>
 #include <torch/optim/adam.h>
-#include <torch/optim/sgd.h>
 
 #include <cmath>
-#include <functional>
-#include <limits>
-#include <memory>
-#include <optional>
-#include <stdexcept>
 
 #include "catch.hpp"
 #include "method/tiny.hpp"
 
 using alkn::Backend;
 using at::Tensor;
-using tiny::Batch, tiny::core_of, tiny::error_of, tiny::everything, tiny::Model, tiny::same_bits;
+using tiny::core_of, tiny::Model, tiny::same_bits;
 
 TEST_CASE("a step with a finite gradient is none that was skipped") {
   Model model;

@@ -13,13 +13,9 @@
 
 using alkn::Backend;
 using at::Tensor;
-using tiny::error_of, tiny::everything, tiny::Model, tiny::same_bits;
+using tiny::error_of, tiny::everything, tiny::ignore, tiny::Model, tiny::same_bits;
 
 namespace {
-
-/// Throws away what a call returns, for error_of.
-template <class T>
-void ignore(T&&) {}
 
 const std::string kOneScope =
     "alkn::Task: expected one scope of start_weights() or weights_at() at a time, got a second";
@@ -147,18 +143,7 @@ TEST_CASE("weights_at after a parameter was replaced says so, and keeps its scop
 TEST_CASE("end with a target finds the smallest lambda that forgets, to the bit of end(lambda)") {
   for (const Backend backend : tiny::kBackends) {
     const at::ScalarType type = GENERATE(at::kFloat, at::kBFloat16, at::kDouble);
-    const auto run = [&](auto&& finish) {
-      Model model(type);
-      alkn::ALKN<> method(
-          model.params, alkn::ALKNOptions().backend(type == at::kDouble ? Backend::aten : backend),
-          alkn::AdamWOptions(0.05));
-      auto task = method.begin_task({.steps = 4});
-      tiny::prepare(task, model);
-      for (int i = 0; i < 4; ++i) tiny::step(method, task, model);
-      const alkn::TaskReport report = finish(task, model);
-      const auto after = tiny::unlearn(method, model, 2, 1);  // the history is the same as well
-      return std::tuple(report, model.copies(), after.overlap);
-    };
+    const auto run = [&](auto&& finish) { return tiny::ended_by(type, backend, finish); };
     // the distance from the start grows with lambda: minus it falls
     const auto distance = [&](Model& m) { return tiny::distance(m["head"], Model(type)["head"]); };
     std::vector<double> seen;
