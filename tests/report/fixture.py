@@ -109,7 +109,10 @@ def log_lines(p, masked, rng):
                           "unmask_ratio": share, "fraction_trained": 0.9 * share, "skipped": False}
         yield {"kind": "task", "task": task, "steps": 15, "skipped_steps": 0, "lambda": 2.0 if masked else 0.0,
                "lambda_reduced": False, "fraction_trained": 0.4 if masked else 1.0,
-               "overlap": 0.5 * task / 4 if masked else float(task > 0), "seconds": 1.5,
+               "overlap": 0.5 * task / 4 if masked else float(task > 0), "seconds": 1.5, "seconds_a_step": 0.1,
+               "target_met": True, "warnings": ["two samples"] if task == 0 else [],
+               "sweep": [{"lambda": 1.0, "forgotten": 0.5, "earlier": None, "rephrased": 0.2, "shown": 0.99,
+                          "unseen": 0.99, "general": 0.5}] if masked else [], "general": 0.5,
                "forgotten": p["forgotten"], "earlier": p["forgotten"] if task else None, "rephrased": 0.1,
                "shown": 0.99 + (p["shown"] - 0.99) * (task + 1) / 5,
                "unseen": 0.99 + (p["unseen"] - 0.99) * (task + 1) / 5,
