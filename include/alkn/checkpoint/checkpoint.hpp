@@ -218,6 +218,7 @@ void save_checkpoint(const std::filesystem::path& path, const Method& unlearner,
                      const io::NamedTensors& buffers = {}) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
+  detail::CoreAccess::core(unlearner)->check_alone("save_checkpoint");
   io::NamedTensors arrays;
   nlohmann::json header = detail::method_header(unlearner);
   detail::CheckpointArrays(*detail::CoreAccess::core(unlearner)).write(arrays, header);
@@ -250,6 +251,7 @@ template <class Method>
 [[nodiscard]] std::optional<typename Method::TaskType> load_checkpoint(
     const std::filesystem::path& path, Method& unlearner, const io::NamedTensors& buffers = {}) {
   const std::shared_ptr<detail::UnlearnerCore>& core = detail::CoreAccess::core(unlearner);
+  core->check_alone("load_checkpoint");
   TORCH_CHECK(!core->in_task(),
               "alkn::load_checkpoint: expected no running task, got one; end or abandon it first");
   const c10::InferenceMode normal_tensors(false);

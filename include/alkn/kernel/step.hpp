@@ -82,6 +82,18 @@ struct StepTensor {
   float deviation = 0;           ///< out: mu of this step, zero where `used` is null
 };
 
+/// Where a step has a share of the model's tensors: makes the sum over all of them.
+class SquareSum {
+ public:
+  /// @param chunks the sums of squares of the step's chunks, in their order
+  /// @returns the sum over the chunks of all tensors of the model, added in their order
+  virtual double of_all(const double* chunks, std::int64_t count) = 0;
+
+ protected:
+  SquareSum() = default;
+  ~SquareSum() = default;
+};
+
 /// One step over all tensors.
 struct StepArgs {
   MaskKind mask = MaskKind::none;
@@ -96,6 +108,7 @@ struct StepArgs {
   /// false: a step that neither clips nor takes deviations spares the read of all gradients for
   /// their norm; the result's norm is 0 then, and nothing is skipped.
   bool check_finite = true;
+  SquareSum* all = nullptr;  ///< null: the tensors are the whole model
 };
 
 /// skipped: the gradient norm was not finite, and nothing was written.

@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <functional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -83,6 +84,13 @@ class FusedBase : public Base, protected BaseAdapter {
     for (std::size_t g = 0; rules_.masks && g < this->param_groups_.size(); ++g)
       check_masked_eps(rules_.owner, Base::group_options(this->param_groups_[g]).eps(),
                        fmt::format("group {}", g));
+  }
+  std::string options_text(std::size_t group) const override {
+    const AdamWOptions& o = Base::group_options(this->param_groups_[group]);
+    return fmt::format(
+        "lr {}, betas {} and {}, eps {}, weight_decay {}, decay_vectors {}, compact_state {}",
+        o.lr(), std::get<0>(o.betas()), std::get<1>(o.betas()), o.eps(), o.weight_decay(),
+        o.decay_vectors(), o.compact_state());
   }
   void assign_options(torch::optim::OptimizerOptions& to,
                       const torch::optim::OptimizerOptions& from) override {
@@ -161,6 +169,9 @@ class ForeignBase : public Base, protected BaseAdapter {
   void check_options() override {
     for (std::size_t g = 0; g < this->param_groups_.size(); ++g)
       check_(this->param_groups_[g].options(), fmt::format("group {}", g));
+  }
+  std::string options_text(std::size_t group) const override {
+    return fmt::format("lr {}", this->param_groups_[group].options().get_lr());
   }
   void assign_options(torch::optim::OptimizerOptions& to,
                       const torch::optim::OptimizerOptions& from) override {

@@ -3,7 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
 #include <torch/optim/optimizer.h>
+#include <alkn/group.hpp>
 #include <alkn/method/bases.hpp>
 #include <alkn/method/groups.hpp>
 #include <alkn/method/options.hpp>
@@ -17,6 +19,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <typeinfo>
 #include <utility>
@@ -43,6 +46,18 @@ struct CheckedPolicies {
                 "alkn: Base must be a torch::optim::Optimizer whose step needs no closure, which "
                 "LBFGS is not");
   using BaseClass = std::conditional_t<kIsFused<Base>, FusedBase<Base>, ForeignBase<Base>>;
+};
+
+/// Options as lines, field by field; the visitor of Options::visit.
+struct OptionLines {
+  std::vector<std::string>& lines;
+  template <class T, class... Range>
+  void operator()(std::string_view field, const T& value, const Range&...) const {
+    if constexpr (std::is_enum_v<T>)
+      lines.push_back(fmt::format("{}: {}", field, static_cast<int>(value)));
+    else
+      lines.push_back(fmt::format("{}: {}", field, value));
+  }
 };
 
 /// The way of checkpoints and tests into an Unlearner.
@@ -89,9 +104,12 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   /// @throws c10::ValueError for an option out of range, an empty list, a duplicate name,
   /// overlapping storage, a
   ///   sparse, complex or integer parameter, a non-leaf
+  /// @param processes a group of processes that each make the same calls: see docs/processes.md.
+  ///   Parameters take the values of process 0; collective
   template <NamedParameters Named, class BaseOptions>
-  Unlearner(const Named& named, const Options& options, const BaseOptions& base)
-      : Unlearner(named, std::vector<ParameterGroup<BaseOptions>>{}, options, base) {}
+  Unlearner(const Named& named, const Options& options, const BaseOptions& base,
+            const Processes& processes = {})
+      : Unlearner(named, std::vector<ParameterGroup<BaseOptions>>{}, options, base, processes) {}
 
   /// Over alkn::AdamW, whose options have defaults.
   template <NamedParameters Named>
@@ -101,8 +119,8 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   /// With groups of names; parameters that no group names follow the defaults.
   template <NamedParameters Named, class GroupOptions, class BaseOptions>
   Unlearner(const Named& named, const std::vector<ParameterGroup<GroupOptions>>& groups,
-            const Options& options, const BaseOptions& base)
-      : Unlearner(checked(named, options), groups, options, base, 0) {}
+            const Options& options, const BaseOptions& base, const Processes& processes = {})
+      : Unlearner(checked(named, options), groups, options, base, processes, 0) {}
 
   Unlearner(const Unlearner&) = delete;
   Unlearner& operator=(const Unlearner&) = delete;
@@ -138,6 +156,7 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   /// the replay: does what a step does on the host, with this step's options, thresholds and
   /// counts. In a task it waits for the result of the last replay. See docs/cuda.md.
   void prepare_replay() requires kFused {
+    core_->check_alone("prepare_replay()");
     if (core_->in_task()) {
       core_->task_step(detail::StepMode::prepare);
     } else {
@@ -148,25 +167,27 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   /// Adds a group before the first task. `options`: the base's, or AdamWOverrides over alkn::AdamW.
   template <NamedParameters Named, class GroupOptions>
   void add_named_parameters(const Named& named, const GroupOptions& options) {
-    auto params = detail::collect_parameters(method_name(), named);
-    const auto& defaults = static_cast<const torch::optim::Optimizer&>(*this).defaults();
-    std::unique_ptr<torch::optim::OptimizerOptions> own;
-    if constexpr (std::same_as<GroupOptions, AdamWOverrides>) {
-      own = detail::group_options<Base>(options, static_cast<const AdamWOptions&>(defaults));
-    } else {
-      own = detail::group_options<Base>(options, options);
-    }
-    const torch::optim::OptimizerOptions& given = *own;
-    TORCH_CHECK_VALUE(
-        typeid(given) == typeid(defaults), "alkn::", method_name(),
-        ": expected the base optimizer's options, got those of another (add_named_parameters)");
-    this->check_group(*own, "add_named_parameters");
-    core_->add_parameters(params, std::move(own));
+    core_->add_parameters([&](std::unique_ptr<torch::optim::OptimizerOptions>& own) {
+      auto params = detail::collect_parameters(method_name(), named);
+      const auto& defaults = static_cast<const torch::optim::Optimizer&>(*this).defaults();
+      if constexpr (std::same_as<GroupOptions, AdamWOverrides>) {
+        own = detail::group_options<Base>(options, static_cast<const AdamWOptions&>(defaults));
+      } else {
+        own = detail::group_options<Base>(options, options);
+      }
+      const torch::optim::OptimizerOptions& given = *own;
+      TORCH_CHECK_VALUE(
+          typeid(given) == typeid(defaults), "alkn::", method_name(),
+          ": expected the base optimizer's options, got those of another (add_named_parameters)");
+      this->check_group(*own, "add_named_parameters");
+      return params;
+    });
   }
 
   /// The base's state and options, for torch::save; under a low-precision model keyed by the fp32
   /// masters, which are not in it. save_checkpoint writes everything.
   void save(torch::serialize::OutputArchive& archive) const override {
+    core_->check_alone("torch::save");
     core_->settle();
     BaseClass::save(archive);
   }
@@ -188,6 +209,12 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
     return core_->tensor_reports();
   }
 
+  /// With a group: the parameters that some process had other values of than process 0, when they
+  /// were named last. The same list on all.
+  [[nodiscard]] const std::vector<std::string>& differed() const noexcept {
+    return core_->differed();
+  }
+
   /// The options as they were given.
   [[nodiscard]] const Options& method_options() const noexcept { return options_; }
   /// The number of tasks that ended.
@@ -201,13 +228,20 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   template <class GroupOptions, class BaseOptions>
   Unlearner(std::vector<NamedParameter> params,
             const std::vector<ParameterGroup<GroupOptions>>& groups, const Options& options,
-            const BaseOptions& base, int)
+            const BaseOptions& base, const Processes& processes, int)
       : BaseClass({method_name(), Mask::kKind != kernel::MaskKind::none, options.backend()},
                   detail::make_groups<Base>(method_name(), params, groups, base),
                   detail::base_options<Base>(base)),
         options_(options),
         core_(std::make_shared<detail::UnlearnerCore>(static_cast<detail::BaseAdapter&>(*this),
-                                                      settings(), params)) {}
+                                                      settings(), params, processes,
+                                                      option_lines(processes))) {}
+
+  [[nodiscard]] std::vector<std::string> option_lines(const Processes& processes) const {
+    std::vector<std::string> lines;
+    if (processes.group) options_.visit(detail::OptionLines{lines});
+    return lines;
+  }
 
   template <NamedParameters Named>
   static std::vector<NamedParameter> checked(const Named& named, const Options& options) {

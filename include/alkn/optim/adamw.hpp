@@ -121,7 +121,7 @@ class AdamW : public torch::optim::Optimizer {
   /// The state of a parameter, created where there is none.
   AdamWParamState& state_of(std::size_t position, const Tensor& param, at::ScalarType type);
 
-  /// Bytes of the moments of all parameters.
+  /// Bytes of the moments of the parameters with a gradient.
   [[nodiscard]] std::size_t moment_bytes() const;
 
   /// Whether check_list() has seen these parameters, where they are.

@@ -188,6 +188,7 @@ ALKN_COMPILED_INLINE std::size_t AdamW::moment_bytes() const {
   std::size_t bytes = 0;
   for (const auto& group : param_groups_) {
     for (const Tensor& param : group.params()) {
+      if (!param.grad().defined()) continue;
       bytes += 2 * static_cast<std::size_t>(param.numel()) *
                c10::elementSize(detail::moment_dtype(param, group_options(group).compact_state()));
     }

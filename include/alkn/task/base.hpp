@@ -11,6 +11,7 @@
 #include <alkn/step/slot.hpp>
 
 #include <cstddef>
+#include <string>
 #include <vector>
 
 namespace alkn::detail {
@@ -41,6 +42,8 @@ class BaseAdapter {
   virtual void base_step() = 0;
   /// Throws for a group option that is out of range.
   virtual void check_options() = 0;
+  /// A group's options in words, as far as the class of options is known.
+  virtual std::string options_text(std::size_t group) const = 0;
   /// to = from, both of the base's class of options
   virtual void assign_options(torch::optim::OptimizerOptions& to,
                               const torch::optim::OptimizerOptions& from) = 0;

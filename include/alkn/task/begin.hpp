@@ -21,7 +21,9 @@ ALKN_COMPILED_INLINE TaskState& UnlearnerCore::task(std::int64_t serial, const c
 /// Bytes of what a task keeps: theta_{t-1}, G_r, score and mask. @param cpu what lies in an arena
 ALKN_COMPILED_INLINE std::size_t UnlearnerCore::task_bytes(bool cpu) const {
   std::size_t bytes = 0;
-  for (const ParameterState& p : parameters_) {
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (!shards_.owns(i)) continue;
+    const ParameterState& p = parameters_[i];
     const auto size = static_cast<std::size_t>(p.param.numel());
     const std::size_t state = c10::elementSize(state_dtype(p.param));
     const bool start_on_cpu = !p.param.is_cuda() && (p.param.is_cpu() || settings_.start_on_host);
@@ -40,16 +42,24 @@ ALKN_COMPILED_INLINE std::size_t UnlearnerCore::task_bytes(bool cpu) const {
 ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::begin_task(const TaskOptions& options) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
-  TORCH_CHECK(!task_, "alkn::", settings_.owner,
-              ": expected end() or abandon() before the next begin_task, ",
-              "got a task that still runs (task ", num_tasks_, ")");
-  TORCH_CHECK_VALUE(options.steps >= 1, "alkn::", settings_.owner,
-                    ": expected steps in [1, inf), got ", options.steps, " (begin_task)");
-  check_parameters(false);
-  base_.check_options();
+  const auto checks = [&] {
+    TORCH_CHECK(!task_, "alkn::", settings_.owner,
+                ": expected end() or abandon() before the next begin_task, ",
+                "got a task that still runs (task ", num_tasks_, ")");
+    TORCH_CHECK_VALUE(options.steps >= 1, "alkn::", settings_.owner,
+                      ": expected steps in [1, inf), got ", options.steps, " (begin_task)");
+    check_parameters(false);
+    base_.check_options();
+  };
+  return together(Call::begin_task, static_cast<double>(options.steps), checks,
+                  [&] { return open_task(options.steps); });
+}
+
+/// begin_task() after its checks.
+ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::open_task(std::int64_t steps) {
   auto& groups = base_.optimizer().param_groups();
   auto task = std::make_unique<TaskState>();
-  task->announced = options.steps;
+  task->announced = steps;
   task->serial = next_serial_;
   if (settings_.mask == kernel::MaskKind::localized)
     task->unmask_ratio = settings_.localized.unmask_ratio;
@@ -58,6 +68,7 @@ ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::begin_task(const TaskOptions& o
   arrays_.renew(task_bytes(false), task_bytes(true));
   std::vector<Tensor> starts(parameters_.size());
   for (std::size_t i = 0; holds_start() && i < parameters_.size(); ++i) {
+    if (!shards_.owns(i)) continue;
     const Tensor values = live(parameters_[i]);
     if (settings_.start_on_host && values.is_cuda()) {
       starts[i] = pinned_copy(values);

@@ -11,9 +11,11 @@
 #include <alkn/parameters.hpp>
 #include <alkn/step/slot.hpp>
 #include <alkn/step/state_arrays.hpp>
+#include <alkn/task/agreement.hpp>
 #include <alkn/task/base.hpp>
 #include <alkn/task/report.hpp>
 #include <alkn/task/settings.hpp>
+#include <alkn/task/shards.hpp>
 #include <alkn/task/state.hpp>
 
 #include <cstdint>
@@ -34,16 +36,20 @@ inline Tensor pinned_copy(const Tensor& values) {
 /// What all methods have in common. The handles of its task and its checkpoints refer to it.
 class UnlearnerCore {
  public:
+  /// @param options the method's, one "name: value" a line, for a group to compare
   UnlearnerCore(BaseAdapter& base, MethodSettings settings,
-                const std::vector<NamedParameter>& params);
+                const std::vector<NamedParameter>& params, const Processes& processes = {},
+                std::vector<std::string> options = {});
 
   // the optimizer
   void plain_step();
   void task_step(StepMode mode);
   /// Waits for the results of the last step, where a device has not reported them yet.
   void settle();
-  void add_parameters(const std::vector<NamedParameter>& params,
-                      std::unique_ptr<torch::optim::OptimizerOptions> options);
+  /// @param given makes the new parameters and the options of their group, or throws
+  using NewGroup = std::function<std::vector<NamedParameter>(
+      std::unique_ptr<torch::optim::OptimizerOptions>& options)>;
+  void add_parameters(const NewGroup& given);
 
   // the task protocol; see alkn::Task
   std::int64_t begin_task(const TaskOptions& options);
@@ -58,8 +64,14 @@ class UnlearnerCore {
   void abandon(bool must_restore);
 
   /// What the running task's last step did to each tensor.
-  [[nodiscard]] std::vector<TensorReport> tensor_reports() const {
-    return report(0, false).tensors;
+  [[nodiscard]] std::vector<TensorReport> tensor_reports();
+  /// The parameters that another process had other values of than process 0, at construction or in
+  /// add_named_parameters().
+  [[nodiscard]] const std::vector<std::string>& differed() const noexcept { return differed_; }
+  /// Throws for what does not work with a group.
+  void check_alone(const char* call) const {
+    TORCH_CHECK(!shards_.active(), "alkn::", settings_.owner, ": expected one process for ", call,
+                ", got a group of ", shards_.size());
   }
 
   [[nodiscard]] BaseAdapter& base() const noexcept { return base_; }
@@ -108,6 +120,46 @@ class UnlearnerCore {
   [[nodiscard]] at::ScalarType retain_dtype(const ParameterState& p) const;
 
  private:
+  /// A call that the processes of a group make together: `checks` is what can fail on one of them
+  /// alone, `body` what has to happen on all.
+  /// @param argument of the call, which all must give alike
+  template <class Checks, class Body>
+  auto together(Call call, double argument, const Checks& checks, const Body& body) {
+    if (!shards_.active()) {
+      checks();
+      return body();
+    }
+    CallState state{.call = call, .argument = argument};
+    meet(state, checks);
+    return agreement_.watch(call, body);
+  }
+  std::vector<double> meet(CallState& state, const std::function<void()>& checks);
+  [[nodiscard]] std::vector<std::string> settings_lines();
+  void share_parameters(std::size_t first);
+  struct HiddenGradients;
+  HiddenGradients share_gradients();
+  void send_weights(const std::vector<char>& which);
+  void send_all_weights() {
+    if (shards_.sharded()) send_weights(std::vector<char>(parameters_.size(), 1));
+  }
+  void share_results();
+  void share_counts(std::vector<double>& counts) const {
+    if (shards_.sharded()) shards_.sum(counts);
+  }
+  std::int64_t open_task(std::int64_t steps);
+  void retain_gradients(const Tensor& loss, std::vector<Tensor>& gradients);
+  void add_average(const std::vector<Tensor>& gradients);
+  void restore_start();
+  void forget_state(std::size_t first, const std::function<bool(std::size_t)>& which);
+  void check_backend(const Tensor& param, const std::string& name) const;
+  void append_parameters(const std::vector<NamedParameter>& params,
+                         std::unique_ptr<torch::optim::OptimizerOptions> options);
+  void check_retain_gradient();
+  void check_step(StepMode& mode);
+  void take_step(StepMode mode);
+  [[nodiscard]] std::vector<char> owned() const;
+  [[nodiscard]] std::vector<std::int64_t> parameter_sizes() const;
+  TaskReport commit(double lambda, bool reduced);
   void match_parameters(const std::vector<NamedParameter>& named);
   void take_given_masks();
   void run_step(StepMode mode, kernel::StepResult& result);
@@ -142,15 +194,17 @@ class UnlearnerCore {
   /// The base's state as if no step had been taken, of the masters where the model is of low
   /// precision.
   OptimizerState fresh_state();
+  OptimizerState own_fresh_state();
   [[nodiscard]] Tensor live(const ParameterState& p) {
     const Tensor master = base_.masters().get(p.param);
     return master.defined() ? master : p.param;
   }
-  /// live() of all parameters, collected up front: creating a master may allocate, so it happens
-  /// before anything is written.
+  /// live() of the parameters whose state is here, undefined for others; collected up front:
+  /// creating a master may allocate, so it happens before anything is written.
   [[nodiscard]] std::vector<Tensor> all_live() {
     std::vector<Tensor> all;
-    for (const ParameterState& p : parameters_) all.push_back(live(p));
+    for (std::size_t i = 0; i < parameters_.size(); ++i)
+      all.push_back(shards_.owns(i) ? live(parameters_[i]) : Tensor());
     return all;
   }
   /// After live(p) has got these values: a parameter of low precision follows.
@@ -169,8 +223,13 @@ class UnlearnerCore {
   std::vector<StepSlot> slots_;
   StateArrays arrays_;             ///< of the running task
   std::vector<char> stepped_;      ///< the parameters that had a gradient in the last step
+  std::vector<char> present_;      ///< those that had one on any process
   bool pending_ = false;           ///< the results of the last step are still to come
   std::vector<Tensor> gradients_;  ///< g' of low-precision parameters, for SwapMasters
+  Shards shards_;
+  Agreement agreement_;
+  std::vector<std::string> options_;
+  std::vector<std::string> differed_;
 };
 
 }  // namespace alkn::detail
@@ -178,6 +237,7 @@ class UnlearnerCore {
 #if ALKN_DEFINITIONS
 #include <alkn/task/begin.hpp>
 #include <alkn/task/end.hpp>
+#include <alkn/task/group_calls.hpp>
 #include <alkn/task/parameter_list.hpp>
 #include <alkn/task/prepare.hpp>
 #include <alkn/task/search.hpp>

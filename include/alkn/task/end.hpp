@@ -25,10 +25,12 @@ ALKN_COMPILED_INLINE void UnlearnerCore::apply_lambda(double lambda,
   const Backend how = backend();
   task_->broken = true;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (!shards_.owns(i)) continue;
     const ParameterState& p = parameters_[i];
     base_.runner().negate(out[i], out[i], p.start, lambda, how);
     follow(p, out[i]);
   }
+  send_all_weights();
   task_->broken = false;
 }
 
@@ -42,14 +44,20 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::report(double lambda, bool reduce
                     .tensors = {},
                     .warnings = {}};
   double on = 0, all = 0, twice = 0;
-  for (const ParameterState& p : parameters_) {
+  std::vector<double> common(parameters_.size());
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const ParameterState& p = parameters_[i];
+    // without a gradient in the last step the mask is that of an earlier one
+    if (p.num_trained > 0 && p.mask.defined() && p.used.defined())
+      common[i] = static_cast<double>(count_common_bits(p.mask, p.used));
+  }
+  share_counts(common);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const ParameterState& p = parameters_[i];
     TensorReport row{.name = p.name, .size = p.param.numel(), .threshold = {}};
     const auto size = static_cast<double>(row.size);
     const auto trained = static_cast<double>(p.num_trained);
-    // without a gradient in the last step the mask is that of an earlier one
-    const double again = p.num_trained > 0 && p.mask.defined() && p.used.defined()
-                             ? static_cast<double>(count_common_bits(p.mask, p.used))
-                             : 0;
+    const double again = common[i];
     row.fraction_trained = size > 0 ? trained / size : 0;
     row.overlap = trained > 0 ? again / trained : 0;
     if (p.eta && !without_threshold(row.size)) row.threshold = *p.eta;
@@ -79,10 +87,17 @@ ALKN_COMPILED_INLINE void UnlearnerCore::check_end() const {
 ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(double lambda, bool reduced) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
-  settle();
-  check_end();
-  check_range(settings_.owner, "lambda", lambda, Range::non_negative(), "end");
-  check_parameters(false);
+  const auto checks = [&] {
+    settle();
+    check_end();
+    check_range(settings_.owner, "lambda", lambda, Range::non_negative(), "end");
+    check_parameters(false);
+  };
+  return together(Call::end, lambda, checks, [&] { return commit(lambda, reduced); });
+}
+
+/// end_task() after its checks.
+ALKN_COMPILED_INLINE TaskReport UnlearnerCore::commit(double lambda, bool reduced) {
   TaskReport result = report(settings_.negates ? lambda : 0, reduced);
   result.warnings = warnings(/*ending=*/true);
   std::vector<Tensor> unions(parameters_.size());
@@ -111,23 +126,38 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(double lambda, bool redu
 ALKN_COMPILED_INLINE void UnlearnerCore::abandon(bool must_restore) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
-  settle();
-  const bool can_restore = holds_start() || task_->done == 0;
-  TORCH_CHECK(can_restore || !must_restore, "alkn::", settings_.owner,
-              ": expected held weights to go back to, got none after ", task_->done,
-              " steps; construct with rollback(true) to be able to abandon");
-  if (holds_start()) {
+  if (!must_restore && shards_.active()) {  // a destructor, which may come alone
+    agreement_.mark_failed("lost a task that neither ended nor was abandoned");
+    close(task_->state_before);
+    return;
+  }
+  const auto checks = [&] {
+    settle();
+    const bool can_restore = holds_start() || task_->done == 0;
+    TORCH_CHECK(can_restore || !must_restore, "alkn::", settings_.owner,
+                ": expected held weights to go back to, got none after ", task_->done,
+                " steps; construct with rollback(true) to be able to abandon");
+    if (!holds_start()) return;
     check_parameters(false);
     swap_back();
-    const std::vector<Tensor> out = all_live();
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      const ParameterState& p = parameters_[i];
-      out[i].copy_(p.start);
-      follow(p, p.start);
-    }
+  };
+  together(Call::abandon, 0, checks, [&] {
+    if (holds_start()) restore_start();
+    // nothing below throws
+    close(task_->state_before);
+  });
+}
+
+/// Puts theta_{t-1} back.
+ALKN_COMPILED_INLINE void UnlearnerCore::restore_start() {
+  const std::vector<Tensor> out = all_live();
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (!shards_.owns(i)) continue;
+    const ParameterState& p = parameters_[i];
+    out[i].copy_(p.start);
+    follow(p, p.start);
   }
-  // nothing below throws
-  close(task_->state_before);
+  send_all_weights();
 }
 
 /// Drops what belonged to the task; the options return, and the base's state becomes `state`.

@@ -12,6 +12,7 @@
 #include <alkn/task/core.hpp>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <string>
 #include <typeinfo>
@@ -22,18 +23,25 @@
 namespace alkn::detail {
 
 ALKN_COMPILED_INLINE UnlearnerCore::UnlearnerCore(BaseAdapter& base, MethodSettings settings,
-                                                  const std::vector<NamedParameter>& params)
-    : base_(base), settings_(std::move(settings)) {
+                                                  const std::vector<NamedParameter>& params,
+                                                  const Processes& processes,
+                                                  std::vector<std::string> options)
+    : base_(base),
+      settings_(std::move(settings)),
+      shards_(processes),
+      agreement_(processes.group, settings_.owner),
+      options_(std::move(options)) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
   TORCH_CHECK_VALUE(settings_.masked == Masked::gradient || base_.fused(),
                     "alkn::", settings_.owner,
                     ": expected alkn::AdamW as Base for Masked::freeze, got another optimizer");
-  match_parameters(params);
-  take_given_masks();
-  for (const ParameterState& p : parameters_) {
-    resolve_backend(settings_.backend, p.param, settings_.owner, p.name);
-  }
+  const auto checks = [&] {
+    match_parameters(params);
+    take_given_masks();
+    for (const ParameterState& p : parameters_) check_backend(p.param, p.name);
+  };
+  together(Call::construction, 0, checks, [&] { share_parameters(0); });
   if (base_.fused()) return;
   OptimizerState state = fresh_state();  // of masters, and of normal tensors
   base_.optimizer().state().swap(state);
@@ -41,8 +49,28 @@ ALKN_COMPILED_INLINE UnlearnerCore::UnlearnerCore(BaseAdapter& base, MethodSetti
 
 ALKN_COMPILED_INLINE OptimizerState UnlearnerCore::fresh_state() {
   if (base_.fused()) return {};
-  const SwapMasters swap(&base_.optimizer(), base_.masters(), {});
-  return base_.fresh_state();
+  const SwapMasters swap(&base_.optimizer(), base_.masters(), {}, owned());
+  return shards_.sharded() ? own_fresh_state() : base_.fresh_state();  // a move may need memory
+}
+
+/// That of the parameters whose state is here.
+ALKN_COMPILED_INLINE OptimizerState UnlearnerCore::own_fresh_state() {
+  OptimizerState state = base_.fresh_state();
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (!shards_.owns(i)) state.erase(parameters_[i].param.unsafeGetTensorImpl());
+  }
+  return state;
+}
+
+/// Throws unless there is code that steps a parameter; with a group, the fused kernels of the CPU.
+ALKN_COMPILED_INLINE void UnlearnerCore::check_backend(const Tensor& param,
+                                                       const std::string& name) const {
+  const Backend backend = resolve_backend(settings_.backend, param, settings_.owner, name);
+  TORCH_CHECK_VALUE(!shards_.active() || backend == Backend::cpu, "alkn::", settings_.owner,
+                    ": expected parameters of float, bfloat16 or half on the CPU and Backend::cpu "
+                    "with a group, got ",
+                    backend == Backend::aten ? "Backend::aten" : "Backend::cuda", " for ",
+                    describe(param), " (parameter \"", name, "\")");
 }
 
 /// Names every parameter of param_groups by its TensorImpl.
@@ -135,13 +163,49 @@ ALKN_COMPILED_INLINE Backend UnlearnerCore::backend() const {
 }
 
 /// Appends a group before the first task.
-ALKN_COMPILED_INLINE void UnlearnerCore::add_parameters(
-    const std::vector<NamedParameter>& params,
-    std::unique_ptr<torch::optim::OptimizerOptions> options) {
+ALKN_COMPILED_INLINE void UnlearnerCore::add_parameters(const NewGroup& given) {
   TORCH_CHECK(num_tasks_ == 0 && !task_, "alkn::", settings_.owner,
               ": expected new parameters before the first task, got them after it began");
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
+  const std::size_t first = parameters_.size();
+  const std::size_t num_groups = base_.optimizer().param_groups().size();
+  try {
+    const auto append = [&] {
+      std::unique_ptr<torch::optim::OptimizerOptions> options;
+      const std::vector<NamedParameter> params = given(options);
+      append_parameters(params, std::move(options));
+    };
+    together(Call::add_named_parameters, 0, append, [&] { share_parameters(first); });
+  } catch (...) {  // on this process it may have gone well
+    if (parameters_.size() > first) {
+      forget_state(first, [](std::size_t) { return true; });
+      parameters_.resize(first);
+      auto& groups = base_.optimizer().param_groups();
+      while (groups.size() > num_groups) groups.pop_back();
+    }
+    throw;
+  }
+}
+
+/// Drops what the base has of some of the parameters from `first` on.
+ALKN_COMPILED_INLINE void UnlearnerCore::forget_state(
+    std::size_t first, const std::function<bool(std::size_t)>& which) {
+  for (std::size_t i = first; i < parameters_.size(); ++i) {
+    if (!which(i)) continue;
+    const Tensor& param = parameters_[i].param;
+    auto& state = base_.optimizer().state();
+    state.erase(param.unsafeGetTensorImpl());
+    const Tensor master = base_.masters().find(param);
+    if (!master.defined()) continue;
+    state.erase(master.unsafeGetTensorImpl());
+    base_.masters().adopt(param, Tensor());
+  }
+}
+
+ALKN_COMPILED_INLINE void UnlearnerCore::append_parameters(
+    const std::vector<NamedParameter>& params,
+    std::unique_ptr<torch::optim::OptimizerOptions> options) {
   check_parameters(false);
   std::vector<NamedParameter> all;
   for (const ParameterState& p : parameters_) all.push_back({p.name, p.param});
@@ -154,7 +218,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::add_parameters(
   }
   std::vector<Tensor> tensors;
   for (const NamedParameter& p : params) {
-    resolve_backend(settings_.backend, p.tensor, settings_.owner, p.name);
+    check_backend(p.tensor, p.name);
     tensors.push_back(p.tensor);
   }
   auto& optimizer = base_.optimizer();

@@ -13,14 +13,33 @@
 
 namespace alkn::detail {
 
-/// What a judge says of the candidate that is shown.
+/// What a judge says of the candidate that is shown: the mean of all processes, by rank.
 ALKN_COMPILED_INLINE double UnlearnerCore::ask(const std::function<double()>& judge) {
-  const double value = judge();
-  TORCH_CHECK(!task_->swapped, "alkn::", settings_.owner,
-              ": expected the scope of start_weights() to end in the judge of end(), got it open "
-              "after the judge");
-  check_parameters(false);
-  return value;
+  double value = 0;
+  const auto here = [&] {
+    value = judge();
+    TORCH_CHECK(!task_->swapped, "alkn::", settings_.owner,
+                ": expected the scope of start_weights() to end in the judge of end(), got it open "
+                "after the judge");
+    check_parameters(false);
+  };
+  if (!shards_.active()) {
+    here();
+    return value;
+  }
+  double sum = 0;
+  try {
+    CallState state{.call = Call::judge, .same_argument = false};
+    const auto said = meet(state, [&] {
+      here();
+      state.argument = value;
+    });
+    for (const double one : said) sum += one;
+  } catch (...) {
+    if (agreement_.works()) agreement_.agreed();  // thrown on every process
+    throw;
+  }
+  return sum / shards_.size();
 }
 
 /// What `search` finds by showing candidates to a judge. The fine-tuned weights are back whatever
@@ -51,19 +70,21 @@ auto UnlearnerCore::among_candidates(Search&& search) {
 /// ends of the negation are held, so that each candidate is one pass over the weights.
 ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const std::function<double()>& judge,
                                                         double bound, int iterations) {
-  settle();
-  check_end();
-  check_parameters(false);
-  TORCH_CHECK_VALUE(judge && !std::isnan(bound) && iterations >= 1, "alkn::", settings_.owner,
-                    ": expected a judge, a bound and at least one iteration, got ",
-                    judge ? "a" : "no", " judge, bound ", fmt::format("{}", bound), " and ",
-                    iterations, " iterations (end)");
+  const auto checks = [&] {
+    settle();
+    check_end();
+    check_parameters(false);
+    TORCH_CHECK_VALUE(judge && !std::isnan(bound) && iterations >= 1, "alkn::", settings_.owner,
+                      ": expected a judge, a bound and at least one iteration, got ",
+                      judge ? "a" : "no", " judge, bound ", fmt::format("{}", bound), " and ",
+                      iterations, " iterations (end)");
+  };
   const double full = task_lambda();
   const auto within = [&](double lambda) {
     show(lambda);
     return ask(judge) <= bound;  // a NaN is not within
   };
-  const double found = among_candidates([&] {
+  const auto search = [&] {
     if (within(full)) return full;
     double low = 0, high = full;
     for (int i = 0; i < iterations; ++i) {
@@ -71,7 +92,9 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const std::function<doub
       (within(middle) ? low : high) = middle;
     }
     return low;
-  });
+  };
+  const double found =
+      together(Call::end, bound + iterations, checks, [&] { return among_candidates(search); });
   return end_task(found, found < full);
 }
 
@@ -137,25 +160,31 @@ class TargetSearch {
 
 /// The smallest lambda that meets the target.
 ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const EndTarget& target) {
-  settle();
-  check_end();
-  check_parameters(false);
-  TORCH_CHECK_VALUE(target.forget, "alkn::", settings_.owner,
-                    ": expected a judge of the forget set, got none (end)");
-  TORCH_CHECK_VALUE(
-      !std::isnan(target.forget_bound) && !std::isnan(target.keep_bound), "alkn::", settings_.owner,
-      ": expected bounds that are numbers, got ",
-      fmt::format("forget_bound {} and keep_bound {}", target.forget_bound, target.keep_bound),
-      " (end)");
-  check_range(settings_.owner, "max_lambda", target.max_lambda, Range::positive(), "end");
-  TORCH_CHECK_VALUE(target.iterations >= 1, "alkn::", settings_.owner,
-                    ": expected iterations in [1, inf), got ", target.iterations, " (end)");
-  const JudgedLambda found = among_candidates([&] {
+  const auto checks = [&] {
+    settle();
+    check_end();
+    check_parameters(false);
+    TORCH_CHECK_VALUE(target.forget, "alkn::", settings_.owner,
+                      ": expected a judge of the forget set, got none (end)");
+    TORCH_CHECK_VALUE(
+        !std::isnan(target.forget_bound) && !std::isnan(target.keep_bound),
+        "alkn::", settings_.owner, ": expected bounds that are numbers, got ",
+        fmt::format("forget_bound {} and keep_bound {}", target.forget_bound, target.keep_bound),
+        " (end)");
+    check_range(settings_.owner, "max_lambda", target.max_lambda, Range::positive(), "end");
+    TORCH_CHECK_VALUE(target.iterations >= 1, "alkn::", settings_.owner,
+                      ": expected iterations in [1, inf), got ", target.iterations, " (end)");
+  };
+  const auto search = [&] {
     return TargetSearch(
                target, [this](double lambda) { show(lambda); },
                [this](const std::function<double()>& judge) { return ask(judge); })
         .run();
-  });
+  };
+  const double asked = target.forget_bound + 2 * target.max_lambda + target.iterations +
+                       (target.keep ? 3 * target.keep_bound : 0.5);
+  const JudgedLambda found =
+      together(Call::end, asked, checks, [&] { return among_candidates(search); });
   TaskReport result = end_task(found.lambda, found.lambda < task_lambda());
   result.forget_judged = found.forget;
   result.keep_judged = found.keep;

@@ -23,8 +23,9 @@ ALKN_COMPILED_INLINE void UnlearnerCore::reserve_exchange() {
       return t.scalar_type() == p.dtype && t.device() == p.device;
     });
   };
-  for (const ParameterState& p : parameters_) {
-    if (base_.masters().get(p.param).defined()) continue;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const ParameterState& p = parameters_[i];
+    if (!shards_.owns(i) || base_.masters().get(p.param).defined()) continue;
     const auto options = p.param.options().requires_grad(false);
     const auto found = room_of(p);
     if (found == kinds.end())
@@ -32,7 +33,12 @@ ALKN_COMPILED_INLINE void UnlearnerCore::reserve_exchange() {
     else if (found->numel() < p.param.numel())
       *found = at::empty({p.param.numel()}, options);
   }
-  for (const ParameterState& p : parameters_) {
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const ParameterState& p = parameters_[i];
+    if (!shards_.owns(i)) {  // its fine-tuned weights: nothing has to come back over the wire
+      rooms.push_back(p.param.detach().clone());
+      continue;
+    }
     const auto found = room_of(p);
     rooms.push_back(found == kinds.end() || is_low_precision(p.param)
                         ? Tensor()
@@ -45,11 +51,15 @@ ALKN_COMPILED_INLINE void UnlearnerCore::reserve_exchange() {
 ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::swap_start() {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
-  check_parameters(false);
-  if (holds_start()) {
-    reserve_exchange();
+  const auto prepare = [&] {
+    check_parameters(false);
+    if (holds_start()) reserve_exchange();
+  };
+  together(Call::start_weights, 0, prepare, [&] {
+    if (!holds_start()) return;
     exchange_start();
-  }
+    send_all_weights();
+  });
   task_->swapped = true;
   return ++task_->num_swaps;
 }
@@ -74,6 +84,10 @@ ALKN_COMPILED_INLINE void UnlearnerCore::exchange_start() {
   const bool in = !task_->swapped;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     ParameterState& p = parameters_[i];
+    if (!shards_.owns(i)) {
+      if (!in) p.param.copy_(task_->exchange[i]);
+      continue;
+    }
     const Tensor master = base_.masters().find(p.param);
     if (master.defined()) {
       p.param.copy_(in ? p.start : master);
@@ -93,7 +107,12 @@ ALKN_COMPILED_INLINE void UnlearnerCore::hold_tuned() {
   const at::NoGradGuard no_grad;
   check_parameters(false);
   std::vector<Tensor> tuned;
-  for (const ParameterState& p : parameters_) {
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const ParameterState& p = parameters_[i];
+    if (!shards_.owns(i)) {
+      tuned.push_back(p.param.detach().clone());
+      continue;
+    }
     const Tensor values = live(p).detach();  // may have to be taken over
     if (is_low_precision(p.param)) {
       tuned.emplace_back();
@@ -112,6 +131,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::show(double lambda) {
   const at::NoGradGuard no_grad;
   const Backend how = backend();
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (!shards_.owns(i)) continue;
     const ParameterState& p = parameters_[i];
     if (!is_low_precision(p.param)) {
       p.param.copy_(task_->tuned[i]);
@@ -123,6 +143,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::show(double lambda) {
     p.param.copy_(values);
     base_.masters().agree(p.param);
   }
+  send_all_weights();
 }
 
 /// Puts the fine-tuned weights back, and lets go of what held them. Takes no memory. Where a
@@ -144,16 +165,20 @@ ALKN_COMPILED_INLINE void UnlearnerCore::show_tuned() {
 
 /// For Task::weights_at: all parameters show lambda, or an exception and none.
 ALKN_COMPILED_INLINE void UnlearnerCore::show_lambda(double lambda) {
-  check_range(settings_.owner, "lambda", lambda, Range::non_negative(), "weights_at");
-  settle();
-  hold_tuned();
-  task_->shown = true;
-  try {
-    show(lambda);
-  } catch (...) {
-    show_tuned();
-    throw;
-  }
+  const auto prepare = [&] {
+    check_range(settings_.owner, "lambda", lambda, Range::non_negative(), "weights_at");
+    settle();
+    hold_tuned();
+  };
+  together(Call::weights_at, lambda, prepare, [&] {
+    task_->shown = true;
+    try {
+      show(lambda);
+    } catch (...) {
+      show_tuned();
+      throw;
+    }
+  });
 }
 
 }  // namespace alkn::detail

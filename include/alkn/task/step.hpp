@@ -11,6 +11,7 @@
 #include <alkn/tensor/bits.hpp>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -20,14 +21,21 @@ namespace alkn::detail {
 ALKN_COMPILED_INLINE void UnlearnerCore::plain_step() {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
-  check_parameters(true);
-  if (base_.fused()) {
-    base_.base_step();
-    return;
-  }
-  SwapMasters swap(&base_.optimizer(), base_.masters(), {});
-  base_.base_step();
-  swap.write_back();
+  together(
+      Call::step, 0, [&] { check_parameters(true); },
+      [&] {
+        {
+          const HiddenGradients others = share_gradients();
+          if (base_.fused()) {
+            base_.base_step();
+          } else {
+            SwapMasters swap(&base_.optimizer(), base_.masters(), {}, owned());
+            base_.base_step();
+            swap.write_back();
+          }
+        }
+        send_weights(present_);
+      });
 }
 
 /// Entries that a step trained.
@@ -41,11 +49,23 @@ ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::num_trained(const ParameterStat
 ALKN_COMPILED_INLINE void UnlearnerCore::task_step(StepMode mode) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
+  together(
+      Call::step, 0, [&] { check_step(mode); },
+      [&] {
+        const HiddenGradients others = share_gradients();
+        take_step(mode);
+      });
+}
+
+/// Whether the running task can take a step of this mode now.
+/// @param mode becomes `capture` where the stream is being captured
+ALKN_COMPILED_INLINE void UnlearnerCore::check_step(StepMode& mode) {
   TaskState& task = *task_;
   check_whole(task, "step()");
   if (mode == StepMode::run && base_.runner().capturing(parameters_[0].device))
     mode = StepMode::capture;
   if (mode != StepMode::run) {
+    check_alone("a step in a CUDA graph");
     TORCH_CHECK(base_.fused(), "alkn::", settings_.owner,
                 ": expected alkn::AdamW as the base of a step in a CUDA graph, got another");
     TORCH_CHECK(task.training, "alkn::", settings_.owner,
@@ -64,6 +84,12 @@ ALKN_COMPILED_INLINE void UnlearnerCore::task_step(StepMode mode) {
               ")");
   check_parameters(true);
   base_.check_options();
+  if (!task.prepared) check_retain_gradient();
+}
+
+/// A step after its checks.
+ALKN_COMPILED_INLINE void UnlearnerCore::take_step(StepMode mode) {
+  TaskState& task = *task_;
   if (!task.prepared) start_training();
   slots_.resize(parameters_.size());
   stepped_.resize(parameters_.size());
@@ -81,6 +107,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::task_step(StepMode mode) {
     task.broken = false;
   }
   advance();
+  if (!result.skipped) send_weights(present_);
   if (!pending_) take_results(result);
 }
 
@@ -90,7 +117,9 @@ ALKN_COMPILED_INLINE void UnlearnerCore::run_step(StepMode mode, kernel::StepRes
   base_.runner().start();
   try {
     for (std::size_t i = 0; i < parameters_.size(); ++i) fill_slot(i);
-    const kernel::StepArgs args = step_args();
+    kernel::StepArgs args = step_args();
+    std::optional<ShardedSquares> squares;
+    if (shards_.sharded()) args.all = &squares.emplace(shards_, parameter_sizes(), present_);
     result = base_.fused() ? base_.fused_step(slots_, args, backend(), mode)
                            : base_.runner().run(slots_, args, backend());
   } catch (...) {
@@ -122,6 +151,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::take_results(const kernel::StepResult& 
   double on = 0, all = 0;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     ParameterState& p = parameters_[i];
+    if (!shards_.owns(i)) continue;  // share_results() has them
     if (stepped_[i] == 0) {
       p.num_trained = 0;
       continue;
@@ -130,8 +160,12 @@ ALKN_COMPILED_INLINE void UnlearnerCore::take_results(const kernel::StepResult& 
       p.num_trained = num_trained(p, slots_[i]);
       if (slots_[i].learns_threshold) p.eta = slots_[i].threshold;  // only where one was due
     }
-    on += static_cast<double>(p.num_trained);
-    all += static_cast<double>(p.param.numel());
+  }
+  if (!result.skipped) share_results();
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if ((shards_.active() ? present_ : stepped_)[i] == 0) continue;
+    on += static_cast<double>(parameters_[i].num_trained);
+    all += static_cast<double>(parameters_[i].param.numel());
   }
   task.last.grad_norm = result.grad_norm;
   task.last.clip_scale = result.clip_scale;
@@ -217,7 +251,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::foreign_step(const std::vector<Tensor>&
   const auto& localized = settings_.localized;
   gradients_.clear();
   for (const ParameterState& p : parameters_) gradients_.push_back(p.masked_grad);
-  SwapMasters swap(&base_.optimizer(), base_.masters(), gradients_);
+  SwapMasters swap(&base_.optimizer(), base_.masters(), gradients_, owned());
   base_.base_step();
   std::size_t i = 0;
   for (auto& group : base_.optimizer().param_groups()) {

@@ -44,6 +44,7 @@ class CpuStep {
     sums_.resize(
         static_cast<std::size_t>(chunks_.size()));  // whatever an earlier call without memory left
     trained_.resize(static_cast<std::size_t>(chunks_.size()));
+    if (args.all != nullptr) squares_.reserve(sums_.size());
     pool_.reserve(parallel.num_threads(), 0);
     const StepRun run{tensors, num_tensors, chunks_,        kernel::kernels(),
                       pool_,   parallel,    trained_.data()};
@@ -78,7 +79,13 @@ class CpuStep {
       }
     });
     double squares = 0;
-    for (const Sums& sums : sums_) squares += sums.squares;
+    if (numbers.args.all != nullptr) {
+      squares_.clear();
+      for (const Sums& sums : sums_) squares_.push_back(sums.squares);
+      squares = numbers.args.all->of_all(squares_.data(), chunks_.size());
+    } else {
+      for (const Sums& sums : sums_) squares += sums.squares;
+    }
     StepResult result;
     result.grad_norm = std::sqrt(squares);
     result.skipped = !std::isfinite(result.grad_norm);
@@ -131,6 +138,7 @@ class CpuStep {
 
   ChunkList chunks_;
   std::vector<Sums> sums_;             // per chunk
+  std::vector<double> squares_;        // per chunk, where the tensors are a share
   std::vector<std::int64_t> trained_;  // per chunk
   ScratchPool pool_;
   CpuThresholds thresholds_;

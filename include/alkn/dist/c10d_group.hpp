@@ -1,0 +1,103 @@
+// A Group over LibTorch's own distributed engine.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/intrusive_ptr.h>
+#include <alkn/group.hpp>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace alkn::dist {
+
+/// The processes of two c10d backends: one moves tensors, one the short messages before each call.
+class C10dGroup final : public Group {
+ public:
+  /// @param data moves tensors of the CPU @param control likewise; another one than `data`, so that
+  /// a message never meets a tensor @param timeout that both were made with
+  /// @param store where each process notes the calls that it has come to, for the errors of the
+  /// others; null: they do not say who is missing
+  C10dGroup(c10::intrusive_ptr<c10d::Backend> data, c10::intrusive_ptr<c10d::Backend> control,
+            std::chrono::milliseconds timeout, c10::intrusive_ptr<c10d::Store> store = {})
+      : data_(std::move(data)),
+        control_(std::move(control)),
+        timeout_(timeout),
+        store_(std::move(store)) {
+    TORCH_CHECK_VALUE(data_ && control_ && data_.get() != control_.get() &&
+                          data_->getRank() == control_->getRank() &&
+                          data_->getSize() == control_->getSize(),
+                      "alkn::dist::C10dGroup: expected two backends of the same processes, got ",
+                      data_ && control_ ? "others" : "null");
+  }
+
+  [[nodiscard]] int rank() const noexcept override { return data_->getRank(); }
+  [[nodiscard]] int size() const noexcept override { return data_->getSize(); }
+  [[nodiscard]] std::chrono::milliseconds timeout() const noexcept override { return timeout_; }
+
+  void all_reduce(const at::Tensor& values) override {
+    std::vector<at::Tensor> tensors{values};
+    data_->allreduce(tensors)->wait();
+  }
+  void reduce(const at::Tensor& values, int root) override {
+    std::vector<at::Tensor> tensors{values};
+    c10d::ReduceOptions options;
+    options.rootRank = root;
+    data_->reduce(tensors, options)->wait();
+  }
+  void broadcast(const at::Tensor& values, int root) override {
+    std::vector<at::Tensor> tensors{values};
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    data_->broadcast(tensors, options)->wait();
+  }
+  [[nodiscard]] std::vector<GroupMessage> gather(const GroupMessage& mine) override {
+    ++num_calls_;
+    if (store_) store_->set(key(rank()), bytes_of(num_calls_));
+    const auto length = static_cast<std::int64_t>(mine.size());
+    std::vector<at::Tensor> in{at::empty({length}, at::kByte)};
+    std::memcpy(in[0].mutable_data_ptr(), mine.data(), mine.size());
+    std::vector<std::vector<at::Tensor>> out(1);
+    for (int i = 0; i < size(); ++i) out[0].push_back(at::empty({length}, at::kByte));
+    control_->allgather(out, in)->wait();
+    std::vector<GroupMessage> messages(out[0].size());
+    for (std::size_t i = 0; i < messages.size(); ++i)
+      std::memcpy(messages[i].data(), out[0][i].const_data_ptr(), messages[i].size());
+    return messages;
+  }
+  [[nodiscard]] std::vector<int> missing() override {
+    std::vector<int> ranks;
+    for (int i = 0; store_ && i < size(); ++i) {
+      std::uint64_t calls = 0;
+      if (i == rank()) continue;
+      if (store_->check({key(i)})) {
+        const std::vector<std::uint8_t> bytes = store_->get(key(i));
+        if (bytes.size() == sizeof calls) std::memcpy(&calls, bytes.data(), sizeof calls);
+      }
+      if (calls < num_calls_) ranks.push_back(i);
+    }
+    return ranks;
+  }
+
+ private:
+  static std::string key(int rank) { return "alkn/calls/" + std::to_string(rank); }
+  static std::vector<std::uint8_t> bytes_of(std::uint64_t number) {
+    std::vector<std::uint8_t> bytes(sizeof number);
+    std::memcpy(bytes.data(), &number, sizeof number);
+    return bytes;
+  }
+
+  c10::intrusive_ptr<c10d::Backend> data_, control_;
+  std::chrono::milliseconds timeout_;
+  c10::intrusive_ptr<c10d::Store> store_;
+  std::uint64_t num_calls_ = 0;
+};
+
+}  // namespace alkn::dist

@@ -1,0 +1,79 @@
+// Groups over Gloo, for parameters on the CPU. Needs Gloo's headers (libgloo-dev on Debian) and
+// USE_C10D_GLOO, which the target alkn::dist sets; the code itself is in LibTorch.
+#pragma once
+
+#if !defined(USE_C10D_GLOO)
+#error \
+    "alkn/dist/gloo.hpp needs USE_C10D_GLOO: link alkn::dist (find_package(alkn COMPONENTS dist))"
+#endif
+
+#include <c10/util/intrusive_ptr.h>
+#include <alkn/dist/c10d_group.hpp>
+#include <alkn/dist/environment.hpp>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace alkn::dist {
+
+/// How long a process waits for the others, unless told otherwise.
+inline constexpr std::chrono::minutes kTimeout{30};
+
+/// A Gloo backend whose processes find each other in `store`.
+/// @param address of this machine towards the others; empty: that of its name
+inline c10::intrusive_ptr<c10d::Backend> gloo_backend(const c10::intrusive_ptr<c10d::Store>& store,
+                                                      int rank, int size,
+                                                      std::chrono::milliseconds timeout,
+                                                      const std::string& address = {}) {
+  const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+  const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
+  if (interface != nullptr && *interface != '\0')
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(interface));
+  else if (!address.empty())
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
+  else
+    options->devices.push_back(c10d::ProcessGroupGloo::createDefaultDevice());
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
+}
+
+/// The processes that find each other in `store`.
+inline std::shared_ptr<Group> gloo_group(const c10::intrusive_ptr<c10d::Store>& store, int rank,
+                                         int size, std::chrono::milliseconds timeout = kTimeout,
+                                         const std::string& address = {}) {
+  const auto part = [&](const char* prefix) -> c10::intrusive_ptr<c10d::Store> {
+    return c10::make_intrusive<c10d::PrefixStore>(prefix, store);
+  };
+  auto data = gloo_backend(part("alkn/data"), rank, size, timeout, address);
+  auto control = gloo_backend(part("alkn/control"), rank, size, timeout, address);
+  return std::make_shared<C10dGroup>(std::move(data), std::move(control), timeout, store);
+}
+
+/// The processes that torchrun, mpirun or srun have started with this one: see read_environment().
+/// Collective.
+/// @returns null where no launcher has: alone, an Unlearner takes that as well
+/// @throws c10::Error where the processes do not meet within the timeout
+inline std::shared_ptr<Group> from_environment(std::chrono::milliseconds timeout = kTimeout) {
+  const std::optional<Environment> place = read_environment();
+  if (!place) return nullptr;
+  c10d::TCPStoreOptions options;
+  options.port = place->port;
+  options.isServer = place->rank == 0 && place->agent_prefix.empty();
+  options.numWorkers = static_cast<std::size_t>(place->size);
+  options.waitWorkers = false;
+  options.timeout = timeout;
+  c10::intrusive_ptr<c10d::Store> store =
+      c10::make_intrusive<c10d::TCPStore>(place->address, options);
+  if (!place->agent_prefix.empty())
+    store = c10::make_intrusive<c10d::PrefixStore>(place->agent_prefix, store);
+  const bool here = place->address == "127.0.0.1" || place->address == "localhost";
+  return gloo_group(store, place->rank, place->size, timeout, here ? "127.0.0.1" : "");
+}
+
+}  // namespace alkn::dist

@@ -1,0 +1,183 @@
+// The definitions of agreement.hpp.
+#pragma once
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <alkn/task/agreement.hpp>
+#include <alkn/version.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace alkn::detail {
+
+/// What one process says of a call. Sent as it is: all run the same build.
+struct CallRecord {
+  std::uint32_t library =
+      0x414c0000U + ALKN_VERSION_MAJOR * 256 + ALKN_VERSION_MINOR;  ///< and its version
+  std::uint16_t call = 0;
+  std::uint16_t threw = 0;  ///< its checks did
+  std::int64_t number = 0;  ///< of the calls so far
+  std::int64_t task = 0, step = 0;
+  double argument = 0;
+  std::uint64_t settings = 0;
+  std::uint64_t unused[2] = {};
+};
+static_assert(sizeof(CallRecord) == sizeof(GroupMessage));
+
+template <class T>
+GroupMessage to_message(const T& record) {
+  static_assert(sizeof(T) == sizeof(GroupMessage));
+  GroupMessage message;
+  std::memcpy(message.data(), &record, sizeof record);
+  return message;
+}
+
+inline CallRecord to_record(const GroupMessage& message) {
+  CallRecord record;
+  std::memcpy(&record, message.data(), sizeof record);
+  return record;
+}
+
+ALKN_COMPILED_INLINE const char* call_name(Call call) {
+  constexpr const char* kNames[] = {
+      "construction", "add_named_parameters()", "begin_task()",    "accumulate_retain_gradient()",
+      "step()",       "last_tensors()",         "start_weights()", "weights_at()",
+      "end()",        "a judge of end()",       "abandon()"};
+  const auto index = static_cast<std::size_t>(call);
+  return index < std::size(kNames) ? kNames[index] : "an unknown call";
+}
+
+ALKN_COMPILED_INLINE std::uint64_t text_hash(const std::string& text, std::uint64_t from) {
+  for (const char c : text) from = (from ^ static_cast<unsigned char>(c)) * 1099511628211U;
+  return from;
+}
+
+ALKN_COMPILED_INLINE std::vector<double> Agreement::meet(
+    const CallState& mine, const std::function<void()>& checks,
+    const std::function<std::vector<std::string>()>& settings) {
+  TORCH_CHECK(failure_.empty(), "alkn::", owner_, ": expected a group that works, got one that ",
+              failure_, " (", call_name(mine.call),
+              "); start the processes again from the last checkpoint");
+  std::exception_ptr error;
+  try {
+    checks();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  CallRecord own;
+  own.call = static_cast<std::uint16_t>(mine.call);
+  own.threw = error ? 1 : 0;
+  own.number = calls_++;
+  own.task = mine.task;
+  own.step = mine.step;
+  own.argument = mine.argument;
+  own.settings = mine.settings;
+  const auto all = watch(mine.call, [&] {
+    std::vector<CallRecord> records;
+    for (const GroupMessage& message : group_->gather(to_message(own)))
+      records.push_back(to_record(message));
+    return records;
+  });
+  if (error) std::rethrow_exception(error);
+  const CallRecord& first = all[0];
+  const auto place = [](const CallRecord& r) {
+    return fmt::format("{} of task {} after {} steps", call_name(static_cast<Call>(r.call)), r.task,
+                       r.step);
+  };
+  std::vector<int> threw;
+  std::vector<double> arguments;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const CallRecord& other = all[i];
+    if (other.threw != 0) threw.push_back(static_cast<int>(i));
+    arguments.push_back(other.argument);
+    TORCH_CHECK(other.library == first.library, "alkn::", owner_,
+                ": expected one version of alkn on every process, got others on 0 and on ", i);
+    TORCH_CHECK(other.call == first.call && other.task == first.task && other.step == first.step,
+                "alkn::", owner_, ": expected the same call on every process, got ", place(first),
+                " on process 0 and ", place(other), " on process ", i);
+  }
+  TORCH_CHECK(threw.empty(), "alkn::", owner_, ": expected ", call_name(mine.call),
+              " to go on on every process, got an error on process ",
+              fmt::format("{}", fmt::join(threw, ", ")), "; nothing was changed");
+  for (std::size_t i = 1; i < all.size(); ++i) {
+    const CallRecord& other = all[i];
+    TORCH_CHECK(
+        !mine.same_argument || other.argument == first.argument, "alkn::", owner_,
+        ": expected the same arguments of ", call_name(mine.call), " on every process, got ",
+        fmt::format("{} on process 0 and {} on process {}", first.argument, other.argument, i));
+    if (other.settings == first.settings) continue;
+    const std::vector<std::string> lines = settings();
+    const auto these = watch(mine.call, [&] { return other_lines(lines, 0); });
+    const auto those = watch(mine.call, [&] { return other_lines(lines, static_cast<int>(i)); });
+    std::size_t k = 0;
+    while (k < these.size() && k < those.size() && these[k] == those[k]) ++k;
+    TORCH_CHECK(false, "alkn::", owner_,
+                ": expected the same parameters and options on every process, got ",
+                fmt::format("{} on process 0 and {} on process {} ({})",
+                            k < these.size() ? these[k] : "nothing more",
+                            k < those.size() ? those[k] : "nothing more", i, call_name(mine.call)));
+  }
+  return arguments;
+}
+
+/// The lines of one process, on all of them, in messages of 64 bytes.
+ALKN_COMPILED_INLINE std::vector<std::string> Agreement::other_lines(
+    const std::vector<std::string>& mine, int process) {
+  std::string text;
+  for (const std::string& line : mine) text.append(line).push_back('\n');
+  const auto gather = [&](const GroupMessage& message) {
+    return group_->gather(message)[static_cast<std::size_t>(process)];
+  };
+  GroupMessage message{};
+  const std::uint64_t own_size = text.size();
+  std::memcpy(message.data(), &own_size, sizeof own_size);
+  const GroupMessage theirs = gather(message);
+  std::uint64_t size = 0;
+  std::memcpy(&size, theirs.data(), sizeof size);
+  std::string all;
+  while (all.size() < size) {
+    message = {};
+    const std::size_t at = std::min(all.size(), text.size());
+    std::memcpy(message.data(), text.data() + at, std::min(message.size(), text.size() - at));
+    const GroupMessage part = gather(message);
+    all.append(static_cast<const char*>(static_cast<const void*>(part.data())), part.size());
+  }
+  all.resize(size);
+  std::vector<std::string> lines;
+  std::size_t begin = 0;
+  for (std::size_t end = 0; (end = all.find('\n', begin)) != std::string::npos; begin = end + 1)
+    lines.push_back(all.substr(begin, end - begin));
+  return lines;
+}
+
+ALKN_COMPILED_INLINE void Agreement::fail(Call call) {
+  std::string what = "an exception that is no std::exception";
+  try {
+    throw;
+  } catch (const c10::Error& error) {
+    what = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    what = error.what();
+  } catch (...) {  // keeps the words above
+  }
+  mark_failed(fmt::format("failed in {}", call_name(call)));
+  std::vector<int> missing;
+  try {
+    missing = group_->missing();
+  } catch (const std::exception&) {  // the store is gone as well
+  }
+  TORCH_CHECK(
+      false, "alkn::", owner_, ": expected all ", group_->size(), " processes in ", call_name(call),
+      ", got ", what,
+      missing.empty() ? "" : fmt::format(" (not there: process {})", fmt::join(missing, ", ")),
+      "; this process's weights are unspecified, the last checkpoint is whole");
+}
+
+}  // namespace alkn::detail

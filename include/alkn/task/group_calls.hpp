@@ -1,0 +1,163 @@
+// What UnlearnerCore asks of the other processes of its group; nothing of it without one.
+// Included by task/core.hpp.
+#pragma once
+
+#include <ATen/ops/equal.h>
+#include <ATen/ops/zeros_like.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <alkn/task/core.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace alkn::detail {
+
+/// While it lives, the parameters whose state is elsewhere have no gradient: no code steps them.
+struct UnlearnerCore::HiddenGradients {
+  std::vector<std::pair<Tensor, Tensor>> hidden;
+
+  HiddenGradients() = default;
+  HiddenGradients(const HiddenGradients&) = delete;
+  HiddenGradients& operator=(const HiddenGradients&) = delete;
+  HiddenGradients(HiddenGradients&&) = default;
+  HiddenGradients& operator=(HiddenGradients&&) = delete;
+  ~HiddenGradients() {
+    for (auto& [param, grad] : hidden) param.mutable_grad() = std::move(grad);
+  }
+};
+
+/// What all processes must have alike: the method, its options, the parameters, the groups'
+/// options.
+ALKN_COMPILED_INLINE std::vector<std::string> UnlearnerCore::settings_lines() {
+  std::vector<std::string> lines{fmt::format("method {}", settings_.owner)};
+  for (const std::string& option : options_) lines.push_back("option " + option);
+  for (const ParameterState& p : parameters_) {
+    lines.push_back(fmt::format("parameter \"{}\" {} [{}] in group {}", p.name,
+                                c10::toString(p.dtype), fmt::join(p.shape, ", "), p.group));
+  }
+  const auto& groups = base_.optimizer().param_groups();
+  for (std::size_t g = 0; g < groups.size(); ++g)
+    lines.push_back(fmt::format("group {}: {}", g, base_.options_text(g)));
+  return lines;
+}
+
+/// @param state with call and argument; the rest is filled in
+ALKN_COMPILED_INLINE std::vector<double> UnlearnerCore::meet(CallState& state,
+                                                             const std::function<void()>& checks) {
+  const auto here = [&] {
+    checks();
+    for (const std::string& line : settings_lines())
+      state.settings = text_hash(line + "\n", state.settings);
+  };
+  state.task = num_tasks_;
+  state.step = task_ ? task_->done : 0;
+  return agreement_.meet(state, here, [this] { return settings_lines(); });
+}
+
+/// Deals the parameters from `first` on, and gives all processes the values of process 0.
+ALKN_COMPILED_INLINE void UnlearnerCore::share_parameters(std::size_t first) {
+  if (!shards_.active()) return;
+  std::vector<Tensor> params, before;
+  for (std::size_t i = first; i < parameters_.size(); ++i) {
+    params.push_back(parameters_[i].param);
+    before.push_back(shards_.rank() == 0 ? Tensor() : parameters_[i].param.detach().clone());
+  }
+  shards_.add(params);
+  forget_state(first, [this](std::size_t i) { return !shards_.owns(i); });
+  shards_.publish_from_first(params);
+  std::vector<char> differs(params.size());
+  for (std::size_t i = 0; i < params.size(); ++i)
+    differs[i] = before[i].defined() && !at::equal(before[i], params[i]) ? 1 : 0;
+  differs = shards_.any(std::move(differs));
+  differed_.clear();
+  for (std::size_t i = 0; i < params.size(); ++i) {
+    if (differs[i] != 0) differed_.push_back(parameters_[first + i].name);
+  }
+}
+
+/// Makes the processes' gradients averages, in the `grad` of the parameters whose state is here,
+/// and hides those of the others. present_: the parameters that have one on any process.
+ALKN_COMPILED_INLINE UnlearnerCore::HiddenGradients UnlearnerCore::share_gradients() {
+  HiddenGradients others;
+  if (!shards_.active()) return others;
+  std::vector<Tensor> gradients;
+  std::vector<char> defined;
+  for (const ParameterState& p : parameters_) {
+    gradients.push_back(p.param.grad());
+    defined.push_back(gradients.back().defined() ? 1 : 0);
+  }
+  present_ = shards_.any(std::move(defined));
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (present_[i] == 0 || !shards_.owns(i)) continue;
+    Tensor& grad = parameters_[i].param.mutable_grad();
+    if (!grad.defined())
+      grad = at::zeros_like(parameters_[i].param, at::MemoryFormat::Contiguous);
+    else if (!has_plain_values(grad))
+      grad = plain_values(grad);
+  }
+  shards_.average(gradients, present_, [&](std::size_t i, std::int64_t begin, const Tensor& mean) {
+    parameters_[i].param.grad().view({-1}).narrow(0, begin, mean.numel()).copy_(mean);
+  });
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (shards_.owns(i) || !gradients[i].defined()) continue;
+    others.hidden.emplace_back(parameters_[i].param, gradients[i]);
+    parameters_[i].param.mutable_grad().reset();
+  }
+  return others;
+}
+
+/// Sends weights from where they were written to all.
+ALKN_COMPILED_INLINE void UnlearnerCore::send_weights(const std::vector<char>& which) {
+  if (!shards_.sharded()) return;
+  std::vector<Tensor> params;
+  for (const ParameterState& p : parameters_) params.push_back(p.param);
+  shards_.publish(params, which);
+}
+
+/// Tells all processes what the last step did to the parameters of each.
+ALKN_COMPILED_INLINE void UnlearnerCore::share_results() {
+  if (!shards_.sharded()) return;
+  const std::size_t n = parameters_.size();
+  std::vector<double> all(3 * n);  // entries trained; eta, and whether there is one
+  for (std::size_t i = 0; i < n; ++i) {
+    const ParameterState& p = parameters_[i];
+    if (!shards_.owns(i)) continue;
+    all[i] = static_cast<double>(p.num_trained);
+    all[n + i] = p.eta.value_or(0);
+    all[2 * n + i] = p.eta ? 1 : 0;
+  }
+  shards_.sum(all);
+  for (std::size_t i = 0; i < n; ++i) {
+    ParameterState& p = parameters_[i];
+    if (shards_.owns(i)) continue;
+    p.num_trained = static_cast<std::int64_t>(all[i]);
+    p.eta.reset();
+    if (all[2 * n + i] > 0) p.eta = all[n + i];
+  }
+}
+
+ALKN_COMPILED_INLINE std::vector<TensorReport> UnlearnerCore::tensor_reports() {
+  return together(
+      Call::last_tensors, 0, [] {}, [&] { return report(0, false).tensors; });
+}
+
+/// Per parameter: whether its state is here; empty: all of it.
+ALKN_COMPILED_INLINE std::vector<char> UnlearnerCore::owned() const {
+  std::vector<char> owned;
+  for (std::size_t i = 0; shards_.sharded() && i < parameters_.size(); ++i)
+    owned.push_back(shards_.owns(i) ? 1 : 0);
+  return owned;
+}
+
+ALKN_COMPILED_INLINE std::vector<std::int64_t> UnlearnerCore::parameter_sizes() const {
+  std::vector<std::int64_t> sizes;
+  for (const ParameterState& p : parameters_) sizes.push_back(p.param.numel());
+  return sizes;
+}
+
+}  // namespace alkn::detail
