@@ -27,7 +27,7 @@ inline constexpr double kCandidateShare = 0.0625;
 /// The share of a sample in the threshold's own bracket from which on it gets none.
 inline constexpr double kUnsureShare = 0.02;
 /// Elements sampled for a cold bracket: size / kSampleShare, between the two bounds.
-inline constexpr std::int64_t kSampleShare = 16;
+inline constexpr std::int64_t kSampleShare = 64;
 inline constexpr std::int64_t kSampleMin = 256;
 inline constexpr std::int64_t kSampleMax = 32768;
 /// Consecutive elements of a sample: one cache line.

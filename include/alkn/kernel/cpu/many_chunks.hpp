@@ -78,7 +78,7 @@ class ManyChunks {
 
   /// Brackets by a sample: of the scores to come, or of those that stand.
   Pivots sample(const StepRun& run, const StepNumbers& numbers, std::int64_t tensor,
-                std::uint64_t seed, Predictor& history, bool stand) {
+                std::uint64_t seed, const Predictor& history, bool stand) {
     const StepTensor& t = run.tensors[tensor];
     const std::int64_t total = num_samples(t.size);
     const std::int64_t lines = total / tuning::kSampleLine;
@@ -100,13 +100,13 @@ class ManyChunks {
       }
     });
     std::transform(sample_scores_.data(), sample_scores_.data() + total, sample_.data(), order_key);
-    const Pivots pivots =
+    Pivots pivots =
         pivots_by_sample(sample_.data(), total, threshold_rule(t, numbers.args), history.sigmas());
     const std::uint32_t from = order_key(pivots.eta_a), to = order_key(pivots.eta_b);
     const auto unsure = std::count_if(sample_.data(), sample_.data() + total,
                                       [&](std::uint32_t key) { return key > from && key <= to; });
     const double share = static_cast<double>(unsure) / static_cast<double>(total);
-    if (share > tuning::kUnsureShare) history.crowd();
+    if (share > tuning::kUnsureShare) drop_threshold_bracket(pivots);
     return pivots;
   }
 
@@ -197,7 +197,7 @@ class ChunkedScores {
     memory_.rescan(run_, numbers_, tensor_, state_, pivots);
     return memory_.select(run_, tensor_, state_, ranks_, pivots);
   }
-  Pivots sample(Predictor& history) {
+  Pivots sample(const Predictor& history) {
     return memory_.sample(run_, numbers_, tensor_, seed_, history, true);
   }
   void radix(SelectedPair& pair) { memory_.radix(run_, run_.tensors[tensor_], ranks_, pair); }

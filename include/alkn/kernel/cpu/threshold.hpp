@@ -134,8 +134,9 @@ class CpuThresholds {
                          tuning::kWarmErrors, brackets.pivots);
     if (brackets.by_sample) {
       brackets.pivots = chunked_.sample(run, numbers, tensor, sample_seed(tensor), history, false);
+    } else if (history.crowded()) {
+      drop_threshold_bracket(brackets.pivots);
     }
-    if (history.crowded()) drop_threshold_bracket(brackets.pivots);
   }
 
   /// The first pass over a chunk; all of it where nothing has to wait for other chunks.

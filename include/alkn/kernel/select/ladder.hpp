@@ -64,7 +64,7 @@ template <class Scores>
 SelectedPair climb(Scores& scores, Predictor& history, Brackets& brackets, SelectedPair first) {
   SelectedPair pair = first;
   if (!pair.found() && scores.overflow()) {
-    history.crowd();
+    if (!brackets.by_sample) history.crowd();
     drop_threshold_bracket(brackets.pivots);
     pair = scores.read(brackets.pivots);
   }

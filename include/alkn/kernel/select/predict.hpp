@@ -180,6 +180,7 @@ class Predictor {
     ranks_ = ranks;
     low_.observe(low), high_.observe(high);
     if (pause_ > 0) --pause_;
+    if (crowd_pause_ > 0) --crowd_pause_;
   }
   /// Both lay in their intervals.
   void hit(const SelectedPair& pair, const Pivots& p, std::int64_t n, bool by_sample) {
@@ -203,11 +204,14 @@ class Predictor {
       pause_ = penalty_;
     }
   }
-  /// Too many scores lie where the threshold may: from now on it gets no bracket of its own. Under
-  /// the heavy tails of real scores the two order statistics lie far out, where a small uncertainty
-  /// is wide in the middle, where most scores are.
-  void crowd() { crowded_ = true; }
-  [[nodiscard]] bool crowded() const { return crowded_; }
+  /// Too many scores lay where the threshold might: for a while, longer each time, brackets by the
+  /// last steps have none for it. Under the heavy tails of real scores the two order statistics lie
+  /// far out, where a small uncertainty is wide in the middle, where most scores are.
+  void crowd() {
+    crowd_penalty_ = std::min(32, crowd_penalty_ * 2);
+    crowd_pause_ = crowd_penalty_;
+  }
+  [[nodiscard]] bool crowded() const { return crowd_pause_ > 0; }
   /// Counts a bracket by the last steps that was made wider.
   void widen() { ++counts_.widened; }
   [[nodiscard]] const PredictionCounts& counts() const { return counts_; }
@@ -219,7 +223,8 @@ class Predictor {
   double widen_ = 1;
   int penalty_ = 1;
   int pause_ = 0;
-  bool crowded_ = false;
+  int crowd_penalty_ = 1;
+  int crowd_pause_ = 0;
   bool tied_ = false;  ///< many scores are equal: brackets by a sample count them, storing none
 };
 
