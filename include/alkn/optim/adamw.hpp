@@ -70,7 +70,7 @@ class AdamW : public torch::optim::Optimizer {
   /// One step with the gradients that are there; a parameter whose gradient is undefined is left
   /// alone.
   /// @return the closure's loss, or an undefined tensor
-  Tensor step(LossClosure closure = nullptr) override;
+  ALKN_COMPILED_INLINE Tensor step(LossClosure closure = nullptr) override;
 
   /// To be called before every replay of a CUDA graph that has captured step(), on the stream of
   /// the replay: hands it the options and the number of this step, which the capture does not
@@ -79,9 +79,9 @@ class AdamW : public torch::optim::Optimizer {
 
   /// Moments, masters and options, by position. Needs alkn/optim/archive.hpp in the program, which
   /// is apart because LibTorch's archives double the time to compile.
-  void save(torch::serialize::OutputArchive& archive) const override;
+  ALKN_COMPILED_INLINE void save(torch::serialize::OutputArchive& archive) const override;
   /// Loads a saved state; throws, changing nothing, unless number and shapes match.
-  void load(torch::serialize::InputArchive& archive) override;
+  ALKN_COMPILED_INLINE void load(torch::serialize::InputArchive& archive) override;
 
  protected:
   void step_all(detail::StepMode mode,

@@ -95,7 +95,7 @@ class ShardedSquares final : public kernel::SquareSum {
   /// @param sizes of the parameters @param present those with a gradient anywhere
   ShardedSquares(const Shards& shards, const std::vector<std::int64_t>& sizes,
                  const std::vector<char>& present);
-  double of_all(const double* chunks, std::int64_t count) override;
+  ALKN_COMPILED_INLINE double of_all(const double* chunks, std::int64_t count) override;
 
  private:
   const Shards& shards_;
