@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <torch/serialize/archive.h>
 
-#include <alkn/checkpoint/checkpoint.hpp>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -289,8 +288,6 @@ TEST_CASE("what does not work with a group says so") {
     std::string text = error_of([&] { method.prepare_replay(); });
     torch::serialize::OutputArchive archive;
     text += "\n" + error_of([&] { method.save(archive); });
-    text += "\n" + error_of([&] { alkn::save_checkpoint("nowhere", method); });
-    text += "\n" + error_of([&] { ignore(alkn::load_checkpoint("nowhere", method)); });
     return text + "\n" + error_of([&] {
              Model doubles(at::kDouble);
              const alkn::ALKN<> other(doubles.params, {}, alkn::AdamWOptions(), group);
@@ -300,8 +297,6 @@ TEST_CASE("what does not work with a group says so") {
     CHECK(text ==
           "alkn::ALKN: expected one process for prepare_replay(), got a group of 2\n"
           "alkn::ALKN: expected one process for torch::save, got a group of 2\n"
-          "alkn::ALKN: expected one process for save_checkpoint, got a group of 2\n"
-          "alkn::ALKN: expected one process for load_checkpoint, got a group of 2\n"
           "alkn::ALKN: expected parameters of float, bfloat16 or half on the CPU and Backend::cpu "
           "with a group, got Backend::aten for Double [11, 6] on cpu (parameter \"embed\")");
   }

@@ -54,12 +54,15 @@ class CheckpointArrays {
     header["num_tasks"] = core_.num_tasks();
     std::vector<double> threshold, eta;
     std::vector<std::int64_t> flags, unmasked;
-    for (ParameterState& p : core_.parameters()) {
+    for (std::size_t i = 0; i < core_.parameters().size(); ++i) {
+      ParameterState& p = core_.parameters()[i];
       header["parameters"].push_back({{"name", p.name}, {"group", p.group}});
-      arrays.emplace_back("parameter/" + p.name, p.param);
-      put(arrays, "master/" + p.name, core_.base().masters().get(p.param));
-      put(arrays, "given/" + p.name, p.given);
-      for (const auto& [kind, member] : kTensors) put(arrays, kind + p.name, p.*member);
+      if (owns(i)) {
+        arrays.emplace_back("parameter/" + p.name, p.param);
+        put(arrays, "master/" + p.name, core_.base().masters().get(p.param));
+        put(arrays, "given/" + p.name, p.given);
+        for (const auto& [kind, member] : kTensors) put(arrays, kind + p.name, p.*member);
+      }
       threshold.push_back(p.threshold.value_or(0));
       eta.push_back(p.eta.value_or(0));
       flags.push_back((p.threshold ? 1 : 0) + (p.eta ? 2 : 0) + (p.slow ? 4 : 0));
@@ -81,14 +84,16 @@ class CheckpointArrays {
     for (const auto& row : header.at("parameters")) {
       saved.emplace(row.at("name").get<std::string>(), row.at("group").get<std::size_t>());
     }
-    for (const ParameterState& p : core_.parameters()) {
+    for (std::size_t i = 0; i < core_.parameters().size(); ++i) {
+      const ParameterState& p = core_.parameters()[i];
       const auto row = saved.find(p.name);
       if (row == saved.end()) {
         found.push_back(fmt::format("parameter \"{}\" is not in the file", p.name));
         continue;
       }
       const auto values = arrays.find("parameter/" + p.name);
-      if (values == arrays.end()) {
+      if (values == arrays.end() && !owns(i)) {  // another process has it
+      } else if (values == arrays.end()) {
         found.push_back(fmt::format("array \"parameter/{}\" is not in the file", p.name));
       } else if (values->second.sizes() != p.param.sizes() ||
                  values->second.scalar_type() != p.dtype) {
@@ -132,7 +137,12 @@ class CheckpointArrays {
     std::vector<ParameterState> states = read_states(arrays);
     Masters masters;  // of alkn::AdamW; another base's state is known by the masters that it has
     std::vector<Tensor> live;
-    for (const ParameterState& p : core_.parameters()) {
+    for (std::size_t i = 0; i < core_.parameters().size(); ++i) {
+      const ParameterState& p = core_.parameters()[i];
+      if (!owns(i)) {
+        live.emplace_back();
+        continue;
+      }
       const bool fused = core_.base().fused();
       live.push_back(fused ? Tensor() : core_.base().masters().get(p.param));
       if (!fused || !is_low_precision(p.param)) continue;
@@ -144,7 +154,7 @@ class CheckpointArrays {
     if (core_.base().fused()) std::swap(core_.base().masters(), masters);
     for (std::size_t i = 0; i < states.size(); ++i) {
       ParameterState& p = core_.parameters()[i];
-      p.param.copy_(arrays.at("parameter/" + p.name));
+      if (owns(i)) p.param.copy_(arrays.at("parameter/" + p.name));
       if (live[i].defined()) live[i].copy_(arrays.at("master/" + p.name));
       core_.base().masters().agree(p.param);
       std::swap(p, states[i]);
@@ -161,6 +171,8 @@ class CheckpointArrays {
       {"score/", &ParameterState::score},
       {"mask/", &ParameterState::mask}};
 
+  [[nodiscard]] bool owns(std::size_t i) const { return core_.shards().owns(i); }
+
   static void put(io::NamedTensors& arrays, const std::string& name, const Tensor& t) {
     if (t.defined()) arrays.emplace_back(name, t);
   }
@@ -171,6 +183,7 @@ class CheckpointArrays {
   /// which the file has by name.
   Tensor base_archive() {
     const at::NoGradGuard no_grad;
+    const UnlearnerCore::ArchiveOfShare share(core_);
     Masters aside;
     const auto exchange = [&] {
       if (core_.base().fused()) std::swap(core_.base().masters(), aside);

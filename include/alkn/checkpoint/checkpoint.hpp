@@ -9,6 +9,7 @@
 #include <c10/core/ScalarType.h>
 #include <fmt/ranges.h>
 #include <alkn/checkpoint/arrays.hpp>
+#include <alkn/checkpoint/shard_files.hpp>
 #include <alkn/io/json.hpp>
 #include <alkn/io/tensors.hpp>
 #include <alkn/method/unlearner.hpp>
@@ -205,70 +206,53 @@ inline std::vector<std::string> header_differences(const nlohmann::json& mine,
   return found;
 }
 
-}  // namespace detail
-
-/// Writes the whole state of a run to `path`: parameters and fp32 masters, the base's state and
-/// options, masks, thresholds, and of a running task the weights of its start, retain gradient,
-/// scores, what the objective remembered, its counters; the state of LibTorch's CPU generator;
-/// `buffers` as given (a model's, by name). One safetensors file, whole or not at all.
-/// @throws std::runtime_error if the file cannot be written; c10::ValueError for a name that is not
-/// UTF-8
+/// Writes the one file of a process; see save_checkpoint.
 template <class Method>
-void save_checkpoint(const std::filesystem::path& path, const Method& unlearner,
-                     const io::NamedTensors& buffers = {}) {
-  const c10::InferenceMode normal_tensors(false);
-  const at::NoGradGuard no_grad;
-  detail::CoreAccess::core(unlearner)->check_alone("save_checkpoint");
+void write_checkpoint(const std::filesystem::path& path, const Method& unlearner,
+                      const io::NamedTensors& buffers) {
   io::NamedTensors arrays;
-  nlohmann::json header = detail::method_header(unlearner);
-  detail::CheckpointArrays(*detail::CoreAccess::core(unlearner)).write(arrays, header);
+  nlohmann::json header = method_header(unlearner);
+  CheckpointArrays(*CoreAccess::core(unlearner)).write(arrays, header);
   for (const auto& [name, buffer] : buffers) arrays.emplace_back("buffer/" + name, buffer);
   at::Generator generator = at::detail::getDefaultCPUGenerator();
   {
     const std::lock_guard<std::mutex> lock(generator.mutex());
     arrays.emplace_back("generator", generator.get_state());
   }
-  header["arrays"] =
-      detail::manifest(std::map<std::string, at::Tensor>(arrays.begin(), arrays.end()));
+  header["arrays"] = manifest(std::map<std::string, at::Tensor>(arrays.begin(), arrays.end()));
   std::string header_text;
   try {
     header_text = header.dump();
   } catch (const nlohmann::json::exception&) {
-    detail::refuse_names(arrays, path);
+    refuse_names(arrays, path);
   }
-  arrays.emplace_back(detail::kHeaderName, detail::bytes_tensor(header_text));
-  io::save_tensors(path, arrays,
-                   {{detail::kCheckpointKey, std::to_string(detail::kCheckpointVersion)}});
+  arrays.emplace_back(kHeaderName, bytes_tensor(header_text));
+  io::save_tensors(path, arrays, {{kCheckpointKey, std::to_string(kCheckpointVersion)}});
 }
 
-/// Reads what save_checkpoint wrote into an unlearner of the same method, options and parameters,
-/// and `buffers` into the tensors given. The run goes on with the same bits as if it had never
-/// stopped.
-/// @returns the running task, if there was one
-/// @throws c10::Error listing what differs, c10::Error or std::runtime_error for a missing,
-/// truncated or corrupted file; nothing is changed then
-template <class Method>
-[[nodiscard]] std::optional<typename Method::TaskType> load_checkpoint(
-    const std::filesystem::path& path, Method& unlearner, const io::NamedTensors& buffers = {}) {
-  const std::shared_ptr<detail::UnlearnerCore>& core = detail::CoreAccess::core(unlearner);
-  core->check_alone("load_checkpoint");
-  TORCH_CHECK(!core->in_task(),
-              "alkn::load_checkpoint: expected no running task, got one; end or abandon it first");
-  const c10::InferenceMode normal_tensors(false);
-  const at::NoGradGuard no_grad;
+/// A file that has been compared with the unlearner that is to take it over.
+struct CheckedCheckpoint {
   nlohmann::json header;
-  const std::map<std::string, Tensor> arrays = detail::read_checkpoint(path, header);
-  detail::CheckpointArrays reader(*core);
+  std::map<std::string, Tensor> arrays;
+};
+
+/// @throws c10::Error listing what differs; see load_checkpoint
+template <class Method>
+CheckedCheckpoint check_checkpoint(const std::filesystem::path& path, const Method& unlearner,
+                                   const io::NamedTensors& buffers) {
+  CheckedCheckpoint file;
+  file.arrays = read_checkpoint(path, file.header);
+  const CheckpointArrays reader(*CoreAccess::core(unlearner));
   std::vector<std::string> differences;
   try {
-    differences = detail::header_differences(detail::method_header(unlearner), header);
-    if (differences.empty()) differences = reader.differences(arrays, header);
+    differences = header_differences(method_header(unlearner), file.header);
+    if (differences.empty()) differences = reader.differences(file.arrays, file.header);
   } catch (const nlohmann::json::exception&) {
     differences.emplace_back("the file's header lacks a field, or has one of another type");
   }
   for (const auto& [name, buffer] : buffers) {
-    const auto found = arrays.find("buffer/" + name);
-    if (found == arrays.end())
+    const auto found = file.arrays.find("buffer/" + name);
+    if (found == file.arrays.end())
       differences.push_back(fmt::format("buffer \"{}\" is not in the file", name));
     else if (found->second.sizes() != buffer.sizes() ||
              found->second.scalar_type() != buffer.scalar_type()) {
@@ -281,13 +265,68 @@ template <class Method>
   TORCH_CHECK(differences.empty(),
               "alkn::load_checkpoint: expected the unlearner that was saved, got differences: ",
               fmt::format("{}", fmt::join(differences, "; ")), " (", path.string(), ")");
-  detail::GeneratorState generator(arrays.at("generator"));
-  reader.read(arrays, header);
-  generator.keep();
+  return file;
+}
+
+}  // namespace detail
+
+/// Writes the whole state of a run to `path`: parameters and fp32 masters, the base's state and
+/// options, masks, thresholds, and of a running task the weights of its start, retain gradient,
+/// scores, what the objective remembered, its counters; the state of LibTorch's CPU generator;
+/// `buffers` as given (a model's, by name). One safetensors file, whole or not at all. With a group
+/// (collective) a folder that all processes reach, whole or not at all as well: a file of each
+/// process with its share of the state, and an index; see checkpoint/shard_files.hpp.
+/// @throws std::runtime_error if the file cannot be written; c10::ValueError for a name that is not
+/// UTF-8
+template <class Method>
+void save_checkpoint(const std::filesystem::path& path, const Method& unlearner,
+                     const io::NamedTensors& buffers = {}) {
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
+  detail::UnlearnerCore& core = *detail::CoreAccess::core(unlearner);
+  if (!core.shards().active()) {
+    detail::write_checkpoint(path, unlearner, buffers);
+    return;
+  }
+  detail::save_shards(path, core, [&](const std::filesystem::path& shard) {
+    detail::write_checkpoint(shard, unlearner, buffers);
+  });
+}
+
+/// Reads what save_checkpoint wrote into an unlearner of the same method, options and parameters,
+/// and `buffers` into the tensors given. The run goes on with the same bits as if it had never
+/// stopped. With a group (collective): the folder that as many processes wrote, or the file of one,
+/// of which each process takes its share.
+/// @returns the running task, if there was one
+/// @throws c10::Error listing what differs, c10::Error or std::runtime_error for a missing,
+/// truncated or corrupted file; nothing is changed then, on any process
+template <class Method>
+[[nodiscard]] std::optional<typename Method::TaskType> load_checkpoint(
+    const std::filesystem::path& path, Method& unlearner, const io::NamedTensors& buffers = {}) {
+  const std::shared_ptr<detail::UnlearnerCore>& core = detail::CoreAccess::core(unlearner);
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
+  detail::CheckedCheckpoint file;
+  const auto checks = [&] {
+    TORCH_CHECK(
+        !core->in_task(),
+        "alkn::load_checkpoint: expected no running task, got one; end or abandon it first");
+    file = detail::check_checkpoint(detail::own_file(path, core->shards()), unlearner, buffers);
+  };
+  if (core->shards().active())
+    core->agree(detail::Call::load_checkpoint, checks, 0);
+  else
+    checks();
+  core->after_agreement(detail::Call::load_checkpoint, [&] {
+    detail::GeneratorState generator(file.arrays.at("generator"));
+    detail::CheckpointArrays(*core).read(file.arrays, file.header);
+    generator.keep();
+    core->spread_loaded();
+  });
   for (const auto& [name, buffer] : buffers) {
     const c10::InferenceMode mode(buffer.is_inference());  // only there one may be written
     const at::NoGradGuard no_grad_here;
-    Tensor(buffer).copy_(arrays.at("buffer/" + name));
+    Tensor(buffer).copy_(file.arrays.at("buffer/" + name));
   }
   if (!core->in_task()) return std::nullopt;
   return std::optional<typename Method::TaskType>(std::in_place, core, core->task().serial,

@@ -10,6 +10,7 @@
 #include <alkn/tensor/bits.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -39,7 +40,16 @@ class CheckpointChecks {
     const bool task = header_.contains("task");
     if (task) check_task(header_.at("task"));
     if (!found_.empty()) return found_;
-    for (const ParameterState& p : core_.parameters()) check_parameter_arrays(p);
+    for (std::size_t i = 0; i < core_.parameters().size(); ++i) {
+      const ParameterState& p = core_.parameters()[i];
+      if (core_.shards().owns(i)) {
+        check_parameter_arrays(p);
+        continue;
+      }
+      for (const char* kind :
+           {"parameter/", "master/", "given/", "used/", "start/", "retain/", "score/", "mask/"})
+        known_.insert(kind + p.name);  // the file of one process has those of all
+    }
     check_columns();
     bytes("base/now");
     need("generator", at::kByte, {at::detail::getDefaultCPUGenerator().get_state().numel()});

@@ -187,7 +187,7 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   /// The base's state and options, for torch::save; under a low-precision model keyed by the fp32
   /// masters, which are not in it. save_checkpoint writes everything.
   void save(torch::serialize::OutputArchive& archive) const override {
-    core_->check_alone("torch::save");
+    core_->check_archive();
     core_->settle();
     BaseClass::save(archive);
   }

@@ -29,6 +29,8 @@ enum class Call : std::uint16_t {
   end,
   judge,
   abandon,
+  save_checkpoint,
+  load_checkpoint,
 };
 
 /// Its name, for error texts.

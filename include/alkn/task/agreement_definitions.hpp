@@ -46,10 +46,19 @@ inline CallRecord to_record(const GroupMessage& message) {
 }
 
 ALKN_COMPILED_INLINE const char* call_name(Call call) {
-  constexpr const char* kNames[] = {
-      "construction", "add_named_parameters()", "begin_task()",    "accumulate_retain_gradient()",
-      "step()",       "last_tensors()",         "start_weights()", "weights_at()",
-      "end()",        "a judge of end()",       "abandon()"};
+  constexpr const char* kNames[] = {"construction",
+                                    "add_named_parameters()",
+                                    "begin_task()",
+                                    "accumulate_retain_gradient()",
+                                    "step()",
+                                    "last_tensors()",
+                                    "start_weights()",
+                                    "weights_at()",
+                                    "end()",
+                                    "a judge of end()",
+                                    "abandon()",
+                                    "save_checkpoint()",
+                                    "load_checkpoint()"};
   const auto index = static_cast<std::size_t>(call);
   return index < std::size(kNames) ? kNames[index] : "an unknown call";
 }

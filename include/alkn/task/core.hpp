@@ -68,6 +68,39 @@ class UnlearnerCore {
   /// The parameters that another process had other values of than process 0, at construction or in
   /// add_named_parameters().
   [[nodiscard]] const std::vector<std::string>& differed() const noexcept { return differed_; }
+  /// The processes of the group, or this one.
+  [[nodiscard]] const Shards& shards() const noexcept { return shards_; }
+  /// For checkpoints: a call of all processes, see Agreement::meet.
+  /// @param argument of this process, read after `checks`
+  std::vector<double> agree(Call call, const std::function<void()>& checks, const double& argument);
+  /// Whether the group has not failed.
+  [[nodiscard]] bool works() const noexcept { return agreement_.works(); }
+  /// What follows an agreement.
+  template <class Body>
+  void after_agreement(Call call, const Body& body) {
+    if (shards_.active())
+      agreement_.watch(call, body);
+    else
+      body();
+  }
+  /// For checkpoints: all that was read of parameters whose state is elsewhere goes, and all
+  /// processes get their weights from there.
+  void spread_loaded();
+  /// While it lives, the base may be archived although it holds the state of a share: a checkpoint
+  /// knows which.
+  class ArchiveOfShare {
+   public:
+    explicit ArchiveOfShare(UnlearnerCore& core) : core_(core) { core_.archives_share_ = true; }
+    ~ArchiveOfShare() { core_.archives_share_ = false; }
+    ArchiveOfShare(const ArchiveOfShare&) = delete;
+    ArchiveOfShare& operator=(const ArchiveOfShare&) = delete;
+
+   private:
+    UnlearnerCore& core_;
+  };
+  void check_archive() const {
+    if (!archives_share_) check_alone("torch::save");
+  }
   /// Throws for what does not work with a group.
   void check_alone(const char* call) const {
     TORCH_CHECK(!shards_.active(), "alkn::", settings_.owner, ": expected one process for ", call,
@@ -137,6 +170,7 @@ class UnlearnerCore {
   [[nodiscard]] std::vector<std::string> settings_lines();
   void share_parameters(std::size_t first);
   struct HiddenGradients;
+  void forget_others(std::size_t first);
   HiddenGradients share_gradients();
   void send_weights(const std::vector<char>& which);
   void send_all_weights() {
@@ -150,7 +184,8 @@ class UnlearnerCore {
   void retain_gradients(const Tensor& loss, std::vector<Tensor>& gradients);
   void add_average(const std::vector<Tensor>& gradients);
   void restore_start();
-  void forget_state(std::size_t first, const std::function<bool(std::size_t)>& which);
+  void forget_state(OptimizerState& state, std::size_t first,
+                    const std::function<bool(std::size_t)>& which);
   void check_backend(const Tensor& param, const std::string& name) const;
   void append_parameters(const std::vector<NamedParameter>& params,
                          std::unique_ptr<torch::optim::OptimizerOptions> options);
@@ -230,6 +265,7 @@ class UnlearnerCore {
   Agreement agreement_;
   std::vector<std::string> options_;
   std::vector<std::string> differed_;
+  bool archives_share_ = false;
 };
 
 }  // namespace alkn::detail

@@ -68,7 +68,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::share_parameters(std::size_t first) {
     before.push_back(shards_.rank() == 0 ? Tensor() : parameters_[i].param.detach().clone());
   }
   shards_.add(params);
-  forget_state(first, [this](std::size_t i) { return !shards_.owns(i); });
+  forget_others(first);
   shards_.publish_from_first(params);
   std::vector<char> differs(params.size());
   for (std::size_t i = 0; i < params.size(); ++i)
@@ -78,6 +78,36 @@ ALKN_COMPILED_INLINE void UnlearnerCore::share_parameters(std::size_t first) {
   for (std::size_t i = 0; i < params.size(); ++i) {
     if (differs[i] != 0) differed_.push_back(parameters_[first + i].name);
   }
+}
+
+/// Drops what the base has of the parameters from `first` on whose state is elsewhere.
+ALKN_COMPILED_INLINE void UnlearnerCore::forget_others(std::size_t first) {
+  const auto others = [this](std::size_t i) { return !shards_.owns(i); };
+  forget_state(base_.optimizer().state(), first, others);
+  if (task_) forget_state(task_->state_before, first, others);
+  for (std::size_t i = first; i < parameters_.size(); ++i) {
+    if (!shards_.owns(i)) base_.masters().adopt(parameters_[i].param, Tensor());
+  }
+}
+
+ALKN_COMPILED_INLINE std::vector<double> UnlearnerCore::agree(Call call,
+                                                              const std::function<void()>& checks,
+                                                              const double& argument) {
+  CallState state{.call = call, .same_argument = false};
+  return meet(state, [&] {
+    checks();
+    state.argument = argument;
+  });
+}
+
+ALKN_COMPILED_INLINE void UnlearnerCore::spread_loaded() {
+  if (!shards_.sharded()) return;
+  forget_others(0);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    ParameterState& p = parameters_[i];
+    if (!shards_.owns(i)) p.used = p.start = p.retain = p.score = p.mask = Tensor();
+  }
+  send_all_weights();
 }
 
 /// Makes the processes' gradients averages, in the `grad` of the parameters whose state is here,

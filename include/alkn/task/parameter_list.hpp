@@ -179,7 +179,9 @@ ALKN_COMPILED_INLINE void UnlearnerCore::add_parameters(const NewGroup& given) {
     together(Call::add_named_parameters, 0, append, [&] { share_parameters(first); });
   } catch (...) {  // on this process it may have gone well
     if (parameters_.size() > first) {
-      forget_state(first, [](std::size_t) { return true; });
+      forget_state(base_.optimizer().state(), first, [](std::size_t) { return true; });
+      for (std::size_t i = first; i < parameters_.size(); ++i)
+        base_.masters().adopt(parameters_[i].param, Tensor());
       parameters_.resize(first);
       auto& groups = base_.optimizer().param_groups();
       while (groups.size() > num_groups) groups.pop_back();
@@ -189,17 +191,15 @@ ALKN_COMPILED_INLINE void UnlearnerCore::add_parameters(const NewGroup& given) {
 }
 
 /// Drops what the base has of some of the parameters from `first` on.
+/// @param state the base's, or one that was set aside
 ALKN_COMPILED_INLINE void UnlearnerCore::forget_state(
-    std::size_t first, const std::function<bool(std::size_t)>& which) {
+    OptimizerState& state, std::size_t first, const std::function<bool(std::size_t)>& which) {
   for (std::size_t i = first; i < parameters_.size(); ++i) {
     if (!which(i)) continue;
     const Tensor& param = parameters_[i].param;
-    auto& state = base_.optimizer().state();
     state.erase(param.unsafeGetTensorImpl());
     const Tensor master = base_.masters().find(param);
-    if (!master.defined()) continue;
-    state.erase(master.unsafeGetTensorImpl());
-    base_.masters().adopt(param, Tensor());
+    if (master.defined()) state.erase(master.unsafeGetTensorImpl());
   }
 }
 
