@@ -118,7 +118,7 @@ ALKN_COMPILED_INLINE void Shards::send(const std::vector<Tensor>& params,
                                        const std::vector<char>& which,
                                        const std::vector<int>& roots) const {
   const auto bytes = [](const Tensor& t) {
-    return static_cast<std::size_t>(t.numel()) * t.element_size();
+    return t.nbytes();
   };
   const auto together = [&](const std::vector<Tensor>& some, int root) {
     const bool mine = root == rank();
