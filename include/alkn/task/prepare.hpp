@@ -82,6 +82,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::retain_gradients(const Tensor& loss,
 /// Adds the mean over the processes to the G_r that is here.
 ALKN_COMPILED_INLINE void UnlearnerCore::add_average(const std::vector<Tensor>& gradients) {
   std::vector<char> defined;
+  defined.reserve(gradients.size());
   for (const Tensor& gradient : gradients) defined.push_back(gradient.defined() ? 1 : 0);
   shards_.average(gradients, shards_.any(std::move(defined)),
                   [&](std::size_t i, std::int64_t begin, const Tensor& mean) {

@@ -40,6 +40,7 @@ ALKN_COMPILED_INLINE void Shards::add(const std::vector<Tensor>& params) {
   if (!active()) return;
   loads_.resize(static_cast<std::size_t>(size()));
   std::vector<std::int64_t> sizes;
+  sizes.reserve(params.size());
   for (const Tensor& param : params) sizes.push_back(param.numel());
   const std::size_t first = owners_.size();
   const std::vector<int> owners = deal(sizes, loads_);
