@@ -118,9 +118,7 @@ ALKN_COMPILED_INLINE void Shards::average(
 ALKN_COMPILED_INLINE void Shards::send(const std::vector<Tensor>& params,
                                        const std::vector<char>& which,
                                        const std::vector<int>& roots) const {
-  const auto bytes = [](const Tensor& t) {
-    return t.nbytes();
-  };
+  const auto bytes = [](const Tensor& t) { return t.nbytes(); };
   const auto together = [&](const std::vector<Tensor>& some, int root) {
     const bool mine = root == rank();
     std::int64_t total = 0;
