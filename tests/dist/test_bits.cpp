@@ -226,3 +226,53 @@ TEST_CASE("a foreign base on N processes has the bits of one") {
   same_as_one<Method>(alkn::ALKNOptions::paper(), base);
   same_as_one<Method>(alkn::ALKNOptions(), base, at::kBFloat16);
 }
+
+TEST_CASE("a step sends gradients and weights once, and holds the state of its share") {
+  const alkn::AdamWOptions base(1e-2);
+  const auto state_bytes = [](const alkn::ALKN<>& method) {
+    double bytes = 0;
+    for (const auto& p : tiny::core_of(method).parameters()) {
+      for (const Tensor& t : {p.start, p.retain, p.score, p.mask, p.used})
+        bytes += t.defined() ? static_cast<double>(t.nbytes()) : 0;
+      const auto found = method.state().find(p.param.unsafeGetTensorImpl());
+      if (found == method.state().end()) continue;
+      const auto& moments = static_cast<const alkn::AdamWParamState&>(*found->second);
+      bytes += static_cast<double>(moments.exp_avg().nbytes() + moments.exp_avg_sq().nbytes());
+    }
+    return bytes;
+  };
+  std::vector<double> held(3), sent(3);
+  double whole = 0;
+  const auto run = [&](const alkn::Processes& processes, int rank) {
+    const auto params = make_params(at::kFloat, 0);
+    alkn::ALKN<> method(params, alkn::ALKNOptions(), base, processes);
+    auto task = method.begin_task({.steps = 2});
+    Tensor loss;
+    for (const auto& p : params) {
+      const Tensor term = p.tensor.square().sum();
+      loss = loss.defined() ? loss.add(term) : term;
+    }
+    task.accumulate_retain_gradient(loss);
+    const auto& group = std::dynamic_pointer_cast<threads::ThreadGroup>(processes.group);
+    const std::int64_t before = group ? group->num_bytes : 0;
+    for (const auto& p : params) p.tensor.mutable_grad() = wave(p.tensor.sizes(), rank, 0.1);
+    method.step();
+    if (group) {
+      sent[static_cast<std::size_t>(rank)] = static_cast<double>(group->num_bytes - before);
+      held[static_cast<std::size_t>(rank)] = state_bytes(method);
+    } else {
+      whole = state_bytes(method);
+    }
+    task.abandon();
+  };
+  run({}, 0);
+  threads::run_all(
+      3, [&](const std::shared_ptr<threads::ThreadGroup>& group) { run(group, group->rank()); });
+  // 4 bytes of gradient and of weight an element; 8 a chunk for the norm; 8 a parameter to say
+  // which have a gradient, 24 for what came of the step
+  const double elements = 70000 + 3300 + 9 + 4096 + 1 + 910, chunks = 7, params = 6;
+  for (const double bytes : sent) CHECK(bytes == 8 * elements + 8 * chunks + 32 * params);
+  CHECK(held[0] + held[1] + held[2] == whole);
+  // one parameter of 70,000 is more than a third: it is the largest share
+  CHECK(*std::max_element(held.begin(), held.end()) < 1.03 * whole * 70000 / elements);
+}

@@ -164,3 +164,33 @@ TEST_CASE("a process that dies, hangs or throws ends the call of the others with
         "alkn::ALKN: expected a group that works, got one that failed in "));
   }
 }
+
+TEST_CASE("killed anywhere, a run goes on from its checkpoint to the same bits") {
+  const auto folder =
+      std::filesystem::temp_directory_path() / fmt::format("alkn-dist-saved-{}", ::getpid());
+  std::filesystem::remove_all(folder);
+  const auto undisturbed = run(3, -1, {}, "20000");
+  REQUIRE(undisturbed[0].lines.size() == 2);
+  REQUIRE(::setenv("ALKN_DIST_FOLDER", folder.c_str(), 1) == 0);
+  int num_killed = 0;
+  for (const int at : {2, 7, 12, 16, 19, 23, 28}) {
+    INFO("killed at collective " << at);
+    std::filesystem::remove_all(folder);
+    const auto killed = run(3, at % 3, {"kill", "during", "any", fmt::format("{}", at)}, "2000");
+    num_killed += killed[static_cast<std::size_t>(at % 3)].status != 0 ? 1 : 0;
+    const auto resumed = run(3, -1, {}, "20000");
+    for (const Result& one : resumed) {
+      CHECK(one.status == 0);
+      CHECK(one.lines == undisturbed[0].lines);
+    }
+    int files = 0;  // of the last save, and its index; one killed in its middle leaves its own
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      static_cast<void>(entry);
+      ++files;
+    }
+    CHECK(files == 4);
+  }
+  CHECK(num_killed == 7);
+  REQUIRE(::unsetenv("ALKN_DIST_FOLDER") == 0);
+  std::filesystem::remove_all(folder);
+}

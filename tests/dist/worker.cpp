@@ -3,10 +3,12 @@
 //
 //   worker OUT TIMEOUT_MS [FAULT WHEN KIND K]
 //     FAULT: kill, stop, throw, sleep   WHEN: before, during, after
-//     KIND: all_reduce, reduce, broadcast, gather; its K-th, counted from the first step on
+//     KIND: all_reduce, reduce, broadcast, gather, any; its K-th, counted from the first step on
+//   ALKN_DIST_FOLDER: where it saves after every step, and goes on from
 #include <ATen/core/Tensor.h>
 #include <fmt/format.h>
 #include <alkn/alkn.hpp>
+#include <alkn/checkpoint/checkpoint.hpp>
 #include <alkn/dist/gloo.hpp>
 #include <alkn/io/input_file.hpp>
 
@@ -15,7 +17,9 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -46,7 +50,7 @@ struct Fault {
   }
   template <class Start>
   Ptr<Work> around(const char* name, const Start& start) {
-    if (!armed || name != kind || ++seen != at) return start();
+    if (!armed || (kind != "any" && name != kind) || ++seen != at) return start();
     if (when == "before") happen();
     Ptr<Work> work = start();
     if (when == "during") happen();
@@ -147,17 +151,26 @@ int main(int argc, char** argv) {
             tiny::wave(param.sizes(), moment + 3.0 * rank + static_cast<double>(i), 0.1);
       }
     };
-    auto task = method.begin_task({.steps = 3});
-    task.accumulate_retain_gradient(model["head"].square().sum());
+    const char* variable = std::getenv("ALKN_DIST_FOLDER");
+    const std::filesystem::path folder = variable != nullptr ? variable : "";
+    std::optional<alkn::ALKN<>::TaskType> task;
+    if (!folder.empty() && std::filesystem::exists(folder / "index.json")) {
+      auto saved = alkn::load_checkpoint(folder, method);
+      if (saved) task.emplace(std::move(*saved));
+    } else {
+      task.emplace(method.begin_task({.steps = 3}));
+      task->accumulate_retain_gradient(model["head"].square().sum());
+    }
     fault.armed = true;
     const auto begin = std::chrono::steady_clock::now();
     try {
-      for (int step = 0; step < 3; ++step) {
-        set_gradients(step);
+      for (auto step = tiny::core_of(method).task().done; step < 3; ++step) {
+        set_gradients(static_cast<int>(step));
         method.step();
+        if (!folder.empty()) alkn::save_checkpoint(folder, method);
       }
-      { const auto scope = task.start_weights(); }
-      task.end();
+      { const auto scope = task->start_weights(); }
+      task->end();
     } catch (const std::exception& error) {
       const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
       const double seconds =
