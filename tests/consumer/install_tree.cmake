@@ -55,6 +55,9 @@ expect_error("alkn has no component \"gpu\"; its components are alkn, compiled, 
 expect_configures(ARGS "${moved}" -DCOMPONENTS=kernel -DEXPECT_TARGET=alkn::kernel)
 expect_configures(ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}" "-DCOMPONENTS=alkn;kernel"
                   -DEXPECT_TARGET=alkn::alkn)
+expect_configures(ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}" -DCOMPONENTS=dist -DEXPECT_TARGET=alkn::dist)
+expect_error("alkn::dist needs Gloo's headers (gloo/algorithm.h): install libgloo-dev"
+             ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}" -DCOMPONENTS=dist -DALKN_GLOO_INCLUDE_DIR=)
 expect_configures(ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}" -DOWN_FMT=ON -DEXPECT_TARGET=alkn::alkn)
 
 # Of a build without optimisation it warns, once, and only where nothing says otherwise.
