@@ -126,6 +126,8 @@ class Comparison {
             [&](const std::string& warning) {
               fmt::print(stderr, "continual: warning: {}: {}\n", method.title, warning);
             }};
+    if (settings_.forget_until) run.target = Target{*settings_.forget_until};
+    run.sweep = settings_.sweep;
     if (details) {
       fmt::print("\n{}: lr {:g}, {} epochs, batch {}\n", method.title, strength.lr, strength.epochs,
                  strength.batch);

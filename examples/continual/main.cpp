@@ -116,9 +116,11 @@ void add_options(CLI::App& app, Settings& s) {
       ->delimiter(',')
       ->check(cli::finite())
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--forget-until", s.forget_until,
-                 "answer probability to which each request has to fall; takes the smallest lambda "
-                 "that does it, within --guard")
+  app.add_option(
+         "--forget-until", s.forget_until,
+         "answer probability to which each request has to fall: methods that negate take the "
+         "smallest lambda that does it, within --guard, the others stop after the pass that "
+         "does")
       ->check(probability());
   app.add_option("--seed", s.data.seed, "of data, model and batches")
       ->check(cli::whole_number())
@@ -156,11 +158,10 @@ void check_checkpoint(const std::filesystem::path& path) {
 
 /// Strengths are of methods that negate.
 void check_strengths(const Settings& settings) {
-  if (settings.sweep.empty() && !settings.forget_until) return;
+  if (settings.sweep.empty()) return;
   for (const MethodEntry& method : methods()) {
     if (method.strength.lambda == 0 && settings.method == method.name) {
-      data_error("a method that negates", method.name,
-                 settings.forget_until ? "--forget-until" : "--sweep");
+      data_error("a method that negates", method.name, "--sweep");
     }
   }
 }

@@ -35,9 +35,21 @@ struct TaskRow {
   bool lambda_reduced = false;  ///< the guard asked for less
   double seconds = 0;
   double seconds_a_step = 0;               ///< mean after the second
+  std::int64_t steps = 0;                  ///< taken
   std::optional<bool> target_met = {};     ///< whether it forgot as much as was asked for
   std::vector<StrengthRow> sweep = {};     ///< the strengths that were looked at
   std::vector<std::string> warnings = {};  ///< of the library
+};
+
+/// How far each request has to be forgotten. Methods that negate take the smallest lambda that does
+/// it; the others stop training where it is done.
+struct Target {
+  double bound = 0;  ///< answer probability of what a request asks to forget
+  /// The same as the model has it; of all the request's samples unless given.
+  std::function<double(std::int64_t task)> judge = {};
+  double max_lambda = alkn::EndTarget().max_lambda;
+  int iterations = alkn::EndTarget().iterations;  ///< strengths that are tried
+  bool each_step = false;  ///< the others ask after each step past the warm-up, not after passes
 };
 
 /// What a run works with.
@@ -54,20 +66,16 @@ struct Run {
   std::int64_t identity = 0;  ///< of all that decides the result; a checkpoint must have the same
 
   std::function<void(const std::string&)> warn = {};  ///< what the library warns of, once each
+  std::optional<Target> target = {};                  ///< none: the method's own strength
+  std::vector<double> sweep = {};  ///< strengths to look at before one is taken, where it negates
 
   // What an experiment looks into; each may be empty.
   std::function<Probabilities(std::int64_t task)> measure = {};  ///< in place of `evaluate`
   std::function<void()> before_step = {};  ///< the gradients are there, the step is not taken
   std::function<void(const std::vector<alkn::TensorReport>&)> after_step = {};
-  /// Asked after each step but those of the warm-up: whether the request is fulfilled.
-  std::function<bool()> enough = {};
+  std::function<Probabilities(std::int64_t task)> look = {};  ///< in place of `evaluate_strength`
   /// Requests that are answered; where those are not all, the checkpoint stays for the rest.
   std::int64_t until = std::numeric_limits<std::int64_t>::max();
-  /// What methods that negate end with, in place of their lambda.
-  std::optional<alkn::EndTarget> target = {};
-  /// Strengths that `look` is shown before the first request ends, of methods that negate.
-  std::vector<double> sweep = {};
-  std::function<void(double lambda)> look = {};
 };
 
 /// All rows of a run; nothing: it was interrupted, and a checkpoint is on the disk.
@@ -147,6 +155,7 @@ inline TaskRow row_of(const MetricsFile::Line& line) {
   if (line.value.contains("seconds_a_step")) {
     row.seconds_a_step = field<double>(line.value, "seconds_a_step", line.where);
   }
+  row.steps = field<std::int64_t>(line.value, "steps", line.where);
   if (line.value.contains("target_met")) {
     row.target_met = field<bool>(line.value, "target_met", line.where);
   }

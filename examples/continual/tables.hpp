@@ -67,10 +67,15 @@ inline void print_request(std::int64_t task, const std::string& name, const Task
                            fmt::format("{:.1f}%", 100 * row.fraction_trained),
                            fmt::format("{:.1f}s", row.seconds)) +
       (row.lambda_reduced ? " *" : ""));
-  if (row.target_met) {
+  if (!row.target_met) return;
+  if (row.lambda > 0) {
     detail::print_line(fmt::format("  lambda {:.3g}: {}", row.lambda,
                                    *row.target_met ? "the smallest that forgets enough"
                                                    : "none within the bounds forgets enough"));
+  } else {
+    detail::print_line(
+        fmt::format("  {} steps: {}", row.steps,
+                    *row.target_met ? "enough is forgotten" : "they do not forget enough"));
   }
 }
 

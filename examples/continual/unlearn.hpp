@@ -45,13 +45,10 @@ class Unlearning {
         task.emplace(unlearner_.begin_task({.steps = num_steps(request)}));
         prepare(*task, request);
       }
-      if (!train(*task, request)) {
+      if (!train(*task, request) || !look(*task, request)) {
         return std::nullopt;  // the task is abandoned here, after its checkpoint was written
       }
-      if (!look(*task, request)) {
-        return std::nullopt;
-      }
-      const alkn::TaskReport report = end(*task, request);
+      const alkn::TaskReport report = end(*task);
       task.reset();
       finish(report, watch);
     }
@@ -118,7 +115,7 @@ class Unlearning {
     }
     Progress progress(fmt::format("{} {}", run_.title, unlearner_.num_tasks() + 1), steps, done);
     std::vector<Batch> forget, retain;
-    for (std::int64_t step = done; step < steps; ++step) {
+    for (std::int64_t step = done; step < steps && !fulfilled(step, per_epoch); ++step) {
       if (forget.empty() || step % per_epoch == 0) {
         forget = pass(request.forget, kForgetBatches, step / per_epoch);
       }
@@ -160,9 +157,27 @@ class Unlearning {
         save();
         return false;
       }
-      if (run_.enough && step + 1 >= per_epoch && run_.enough()) break;
     }
     return true;
+  }
+
+  /// What the target's bound is held against.
+  [[nodiscard]] double judged(std::int64_t task) const {
+    if (run_.target->judge) return run_.target->judge(task);
+    return answer_probability(run_.model,
+                              run_.data.requests[static_cast<std::size_t>(task)].forget);
+  }
+
+  /// Whether a method that ends with what it has trained may stop after so many steps.
+  [[nodiscard]] bool fulfilled([[maybe_unused]] std::int64_t steps,
+                               [[maybe_unused]] std::int64_t per_epoch) const {
+    if constexpr (Method::kNegates) {
+      return false;
+    } else {
+      if (!run_.target || steps < per_epoch) return false;  // the warm-up is a pass
+      if (!run_.target->each_step && steps % per_epoch != 0) return false;
+      return judged(unlearner_.num_tasks()) <= run_.target->bound;
+    }
   }
 
   /// Measures the strengths that were asked for, in the weights of this one fine-tuning.
@@ -170,33 +185,29 @@ class Unlearning {
   bool look([[maybe_unused]] TaskType& task, [[maybe_unused]] const EncodedRequest& request) {
     sweep_.clear();
     if constexpr (Method::kNegates) {
-      if (run_.look && unlearner_.num_tasks() == 0) {
-        for (const double lambda : run_.sweep) {
-          const auto scope = task.weights_at(lambda);
-          run_.look(lambda);
-        }
-      }
-      for (const double lambda : run_.settings.sweep) {
+      for (const double lambda : run_.sweep) {
         if (interrupted()) {
           save();
           return false;
         }
         const auto scope = task.weights_at(lambda);
-        sweep_.push_back({lambda, evaluate_strength(run_.model, run_.data, request)});
+        sweep_.push_back({lambda, run_.look ? run_.look(unlearner_.num_tasks())
+                                            : evaluate_strength(run_.model, run_.data, request)});
       }
     }
     return true;
   }
 
   /// Commits the task. The guard takes a smaller lambda where what is shown would suffer too much.
-  alkn::TaskReport end(TaskType& task, [[maybe_unused]] const EncodedRequest& request) {
+  alkn::TaskReport end(TaskType& task) {
     if constexpr (Method::kNegates) {
-      if (run_.target) return task.end(*run_.target);
       const auto shown_loss = [&] { return mean_loss(run_.model, run_.data.shown); };
-      if (run_.settings.forget_until) {
+      if (run_.target) {
         alkn::EndTarget target;
-        target.forget = [&] { return answer_probability(run_.model, request.forget); };
-        target.forget_bound = *run_.settings.forget_until;
+        target.forget = [&, t = unlearner_.num_tasks()] { return judged(t); };
+        target.forget_bound = run_.target->bound;
+        target.max_lambda = run_.target->max_lambda;
+        target.iterations = run_.target->iterations;
         if (run_.settings.guard) {
           target.keep = shown_loss;
           target.keep_bound = run_.trained_loss + *run_.settings.guard;
@@ -214,11 +225,14 @@ class Unlearning {
     TaskRow row;
     row.fraction_trained = report.fraction_trained;
     row.lambda = report.lambda;
-    const bool has_target = Method::kNegates && run_.settings.forget_until;
-    row.lambda_reduced = report.lambda_reduced && !has_target;
-    if (has_target) row.target_met = report.target_met;
+    row.lambda_reduced = report.lambda_reduced && !run_.target;
+    if (run_.target) {
+      row.target_met =
+          Method::kNegates ? report.target_met : judged(report.task) <= run_.target->bound;
+    }
     row.seconds = watch.seconds();
     row.seconds_a_step = seconds_a_step_;
+    row.steps = report.steps;
     row.sweep = std::exchange(sweep_, {});
     row.warnings = report.warnings;
     warn(report.warnings);

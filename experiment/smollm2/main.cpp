@@ -42,12 +42,16 @@ void add_options(CLI::App& app, Settings& s) {
   add("--teach-until", s.teach_until, "answer probability that is enough")->check(share);
   add("--teach-lr", s.teach_lr, "learning rate of that")->check(cli::finite());
   add("--epochs", s.epochs, "passes over a request")->check(count);
+  add("--most-epochs", s.most_epochs, "of methods that train until the target is met")
+      ->check(count);
   add("--batch", s.batch, "pairs in a batch")->check(count);
   add("--targets", s.targets, "answer probabilities that a request is to fall to")->check(share);
   add("--seeds", s.seeds, "of the order of requests and of the batches")
       ->check(cli::whole_number());
   app.add_option("--arms", s.arms, "methods; all unless given")->check(CLI::IsMember(names));
-  add("--requests", s.requests, "that each method answers for now, for a first look; 0: all")
+  add("--requests", s.requests,
+      "of the tasks, that each method answers before all is measured; "
+      "more of them may follow in a later run; 0: all")
       ->check(CLI::Range(0, 1'000'000));
   add("--asked", s.asked, "questions of each set that are measured")->check(count);
   add("--told", s.told, "forgotten questions whose truth ratio is measured")->check(count);

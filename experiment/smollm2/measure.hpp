@@ -3,6 +3,7 @@
 
 #include <alkn/eval/eval.hpp>
 #include <alkn/optim/adamw.hpp>
+#include <alkn/optim/linear_schedule.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -73,7 +74,8 @@ class Measure {
         world_(world),
         settings_(settings),
         seed_(seed),
-        forgotten_(experiment::joined(world.tasks)) {}
+        forgotten_(experiment::joined(std::vector<QuestionSet>(
+            world.tasks.begin(), world.tasks.begin() + settings.answered()))) {}
 
   /// Mean answer probability of what a request asks to forget, on few pairs: what judges it.
   [[nodiscard]] double judge(std::size_t request) const {
@@ -117,7 +119,7 @@ class Measure {
     return result;
   }
 
-  /// Everything, at the end.
+  /// Everything, once all requests that are to be answered are.
   [[nodiscard]] Json all() const {
     Json result = knowledge(0);
     result["forgotten"] = number(known(forgotten_, 2 * settings_.asked));
@@ -194,8 +196,8 @@ class Measure {
     return sum / static_cast<double>(questions.size());
   }
 
-  /// Teaches every second forgotten pair again, for few steps; asks for the others, before and
-  /// after. The weights are put back.
+  /// Teaches every second forgotten pair again, for few steps, the way that all was taught; asks
+  /// for the others, before and after. The weights are put back.
   [[nodiscard]] Json relearn() const {
     Questions taught, other;
     for (std::size_t i = 0; i < forgotten_.asked.size(); ++i) {
@@ -207,6 +209,7 @@ class Measure {
     const at::AutoGradMode with_grad(true);
     Json probabilities = Json::array({number(probability(other))});
     alkn::AdamW optimizer(kept.parameters(), alkn::AdamWOptions(settings_.relearn_lr));
+    alkn::LinearSchedule schedule(optimizer, settings_.relearn_warmup, settings_.relearn_steps);
     std::vector<continual::Batch> batches;
     for (std::int64_t step = 0; step < settings_.relearn_steps; ++step) {
       const std::int64_t per_pass = continual::num_batches(samples, settings_.relearn_batch);
@@ -220,6 +223,7 @@ class Measure {
       optimizer.zero_grad();
       alkn::mean_nll(model_.logits(batch), batch.labels).backward();
       optimizer.step();
+      schedule.step();
     }
     probabilities.push_back(number(probability(other)));
     return {{"steps", settings_.relearn_steps}, {"probability", std::move(probabilities)}};

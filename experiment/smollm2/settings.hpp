@@ -1,6 +1,7 @@
 // What the experiment on a real model is asked to do.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -26,18 +27,24 @@ struct Settings {
   double teach_until = 0.8;  ///< answer probability
   double teach_lr = 3e-4;
   std::int64_t epochs = 2, batch = 8;  ///< of one request
+  std::int64_t most_epochs = 6;        ///< of methods that train until the target is met
   std::vector<double> targets{0.4};    ///< answer probability that a request is to fall to
   std::vector<std::uint64_t> seeds{1};
   std::vector<std::string> arms;  ///< names; empty: all
-  std::int64_t requests = 0;      ///< that each method answers for now; 0: all
+  std::int64_t requests = 0;      ///< of the tasks, that each method answers; 0: all
   std::int64_t judged = 16;       ///< pairs that say whether the target is met
   std::int64_t asked = 20;        ///< questions of each set that are measured
   std::int64_t told = 40;         ///< forgotten questions whose truth ratio is measured
   std::int64_t generated = 12;    ///< questions of each set that are answered freely
   std::int64_t new_tokens = 56;   ///< of such an answer at most
-  std::int64_t relearn_steps = 10, relearn_batch = 8;
-  double relearn_lr = 7.5e-5;
+  std::int64_t relearn_steps = 10, relearn_warmup = 5, relearn_batch = 8;
+  double relearn_lr = 1.5e-4;  ///< teaching's for half of its batch, up and down as there
   int threads = 2;
+
+  /// Requests that are answered before all is measured.
+  [[nodiscard]] std::int64_t answered() const {
+    return requests > 0 ? std::min(requests, tasks) : tasks;
+  }
 
   [[nodiscard]] experiment::WorldSettings world() const {
     experiment::WorldSettings world;
@@ -70,7 +77,6 @@ inline Json teaching(const Settings& s, std::uint64_t seed) {
 /// All that decides the numbers of an arm beside that and the arm's own strength.
 inline Json measuring(const Settings& s) {
   return {{"authors_shown", s.shown},
-          {"epochs", s.epochs},
           {"batch", s.batch},
           {"judged", s.judged},
           {"asked", s.asked},
@@ -78,16 +84,17 @@ inline Json measuring(const Settings& s) {
           {"generated", s.generated},
           {"new_tokens", s.new_tokens},
           {"relearn_steps", s.relearn_steps},
+          {"relearn_warmup", s.relearn_warmup},
           {"relearn_batch", s.relearn_batch},
           {"relearn_lr", s.relearn_lr}};
 }
 
-/// A method with its strength; passes and batch are those of the settings.
+/// A method with its strength; the batch is that of the settings.
 struct Arm {
   std::string name, title;
   std::string method, preset;  ///< of the trainer's table
   double lr = 0, lambda = 0, retain_weight = 0;
-  double max_lambda = 0;  ///< of the search for the target; 0: the method keeps what it trained
+  double max_lambda = 0;  ///< of the search for the target; 0: the method trains until it is met
 };
 
 /// In the order of their worth: a run that is cut short has the first ones.
@@ -96,10 +103,10 @@ inline const std::vector<Arm>& arms() {
       {"conflict", "ALKN, conflict", "alkn", "conflict", 3e-5, 4, 0, 12},
       {"npo+retain", "NPO + retain, weight 20", "npo+retain", "", 1e-4, 0, 20, 0},
       {"paper", "ALKN, paper", "alkn", "paper", 1e-4, 1.5, 0, 6},
+      {"task-vector", "task vector", "task-vector", "", 3e-5, 1, 0, 6},
       {"reference", "ALKN, reference", "alkn", "reference", 3e-5, 4, 0, 12},
       {"gradient-ascent+retain", "gradient ascent + retain, weight 5", "gradient-ascent+retain", "",
-       3e-5, 0, 5, 0},
-      {"task-vector", "task vector", "task-vector", "", 3e-5, 1, 0, 6}};
+       5e-5, 0, 5, 0}};
   return all;
 }
 

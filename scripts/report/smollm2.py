@@ -62,6 +62,15 @@ def listed(parts):
     return "; ".join(parts) if parts else "nothing"
 
 
+def final(run, requests):
+    """What was measured after so many requests."""
+    return next((one for one in run.get("finals", []) if one["requests"] == requests), None)
+
+
+def number(count, what):
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 class Table:
     """All runs of one number of pairs and one target."""
 
@@ -74,75 +83,88 @@ class Table:
                      for name in ORDER}
         self.arms = {name: found for name, found in self.arms.items() if found}
         self.seeds = sorted({run["seed"] for run in chosen})
+        self.requests = next((run["config"]["tasks"] for run in chosen), 0)
 
-        self.whole = {name: [run for run in found if "final" in run] for name, found in self.arms.items()}
+        # After how many requests most methods were measured whole; before any was, the models.
+        counts = {}
+        for weight, group in ((100, self.arms), (1, self.models)):
+            for run in (run for found in group.values() for run in found):
+                for one in run.get("finals", []):
+                    counts[one["requests"]] = counts.get(one["requests"], 0) + weight
+        self.after = max(counts, key=lambda count: (counts[count], count), default=self.requests)
+        self.whole = {name: [run for run in found if final(run, self.after)] for name, found in self.arms.items()}
         self.whole = {name: found for name, found in self.whole.items() if found}
-        # where all that have begun have come to
-        self.requests = next((run["config"]["tasks"] for found in self.arms.values() for run in found), 0)
-        self.common = min((len(run["requests"]) for found in self.arms.values() for run in found), default=0)
+        self.common = min((self.answered(name) for name in self.arms), default=0)  # where all have come to
+
+    def answered(self, name):
+        return min(len(run["requests"]) for run in self.arms[name])
 
     @property
     def missing(self):
-        begun = {name: f" ({len(found[0]['requests'])} of {self.requests} requests)" for name, found in self.arms.items()}
-        return [name + begun.get(name, "") for name in ORDER if name not in self.whole]
+        return [name + (f" ({self.answered(name)} of {number(self.after, 'request')})" if name in self.arms else "")
+                for name in ORDER if name not in self.whole]
 
-    def last(self, name, key):
-        return mean([run["requests"][self.common - 1][key] for run in self.arms[name]])
+    def left(self, name, requests):
+        """Of what a request asked to forget, after it: the mean over the requests."""
+        return mean([run["requests"][t]["request"] for run in self.arms[name] for t in range(requests)])
 
-    def unseen(self, name):
-        return self.last(name, "unseen")
+    def unseen(self, name, requests):
+        return mean([run["requests"][requests - 1]["unseen"] for run in self.arms[name]])
 
     def verdict(self):
         """What of the small model's ranking holds, what does not, and what is not known."""
         holds, fails, open_ = [], [], []
+        most = max((self.answered(name) for name in self.arms), default=0)
         for better, worse, claim in RANKING:
             if better not in self.arms or worse not in self.arms:
                 open_.append(claim)
                 continue
-            left = self.last(better, "request"), self.last(worse, "request")
+            both = min(self.answered(better), self.answered(worse))
+            after = "" if both == most else f" after {number(both, 'request')}"
+            left = self.left(better, both), self.left(worse, both)
             if abs(left[0] - left[1]) > FAR:
-                open_.append(f"{claim} (they left {short(left[0])} and {short(left[1])} of the request: no comparison)")
+                open_.append(f"{claim} (they left {short(left[0])} and {short(left[1])} of a request{after}: no comparison)")
                 continue
-            a, b = self.unseen(better), self.unseen(worse)
-            text = f"{claim} ({short(a)} and {short(b)})"
+            a, b = self.unseen(better, both), self.unseen(worse, both)
+            text = f"{claim} ({short(a)} and {short(b)}{after})"
             (fails if a < b - SMALL or (abs(a - b) < SMALL and "as much" not in claim) else holds).append(text)
         return holds, fails, open_
 
+    def finals(self):
+        """A title and the final measures of its seeds, methods first."""
+        for name, found in [*self.whole.items(), *self.models.items()]:
+            measured = [one for one in (final(run, self.after) for run in found) if one]
+            if measured:
+                yield (found[0]["title"] if name in ORDER else f"*{found[0]['title']}*"), measured
+
     def rows(self):
-        rows = []
-        for name, found in [*self.whole.items(), *((n, f) for n, f in self.models.items() if f)]:
-            title = found[0]["title"] if name in ORDER else f"*{found[0]['title']}*"
-            rows.append([title] + [cell(found, "final", key) for key in ("forgotten", "shown", "unseen")] +
-                        [cell(found, "final", *key) for key in GENERAL] +
-                        [cell(found, "final", "relearned", "probability", 0) + " → " +
-                         cell(found, "final", "relearned", "probability", 1)])
-        return rows
+        return [[title] + [cell(found, key) for key in ("forgotten", "shown", "unseen")] +
+                [cell(found, *key) for key in GENERAL] +
+                [cell(found, "relearned", "probability", 0) + " → " + cell(found, "relearned", "probability", 1)]
+                for title, found in self.finals()]
 
     def quality_rows(self):
-        rows = []
-        for name, found in [*self.whole.items(), *((n, f) for n, f in self.models.items() if f)]:
-            title = found[0]["title"] if name in ORDER else f"*{found[0]['title']}*"
-            rows.append([title] + [cell(found, "final", "rouge", key) for key in ("forgotten", "shown", "unseen")] +
-                        [cell(found, "final", "truth_ratio"), cell(found, "final", "forget_quality", "distance"),
-                         cell(found, "final", "forget_quality", "p")])
-        return rows
+        return [[title] + [cell(found, "rouge", key) for key in ("forgotten", "shown", "unseen")] +
+                [cell(found, "truth_ratio"), cell(found, "forget_quality", "distance"),
+                 cell(found, "forget_quality", "p")] for title, found in self.finals()]
 
     def common_rows(self):
         """All that have begun, after as many requests."""
         at = ("requests", self.common - 1)
         rows = [[found[0]["title"]] + [cell(found, *at, key) for key in ("request", "earlier", "shown", "unseen")] +
                 [cell(found, *at, *key) for key in GENERAL] for found in self.arms.values()]
-        if taught := self.models["taught"]:
-            rows.append([f"*{taught[0]['title']}*", cell(taught, "final", "forgotten"), ""] +
-                        [cell(taught, "final", key) for key in ("shown", "unseen")] +
-                        [cell(taught, "final", *key) for key in GENERAL])
+        taught = [one for one in (final(run, self.after) for run in self.models["taught"]) if one]
+        if taught:
+            rows.append([f"*{self.models['taught'][0]['title']}*", cell(taught, "forgotten"), ""] +
+                        [cell(taught, key) for key in ("shown", "unseen")] + [cell(taught, *key) for key in GENERAL])
         return rows
 
     def request_rows(self):
         rows = []
-        for found in self.arms.values():
-            for t in range(len(found[0]["requests"])):
+        for name, found in self.arms.items():
+            for t in range(self.answered(name)):
                 rows.append([found[0]["title"] if t == 0 else "", str(t + 1)] +
+                            [cell(found, "requests", t, "steps", digits=0)] +
                             [cell(found, "requests", t, key)
                              for key in ("lambda", "request", "earlier", "shown", "unseen")] +
                             [cell(found, "requests", t, "real_authors", "accuracy"),
@@ -151,27 +173,44 @@ class Table:
                              cell(found, "requests", t, "seconds", digits=0)])
         return rows
 
+    def not_met(self):
+        """Where a method ended above the target."""
+        return [f"{run['title']} after request {t + 1}" for found in self.arms.values() for run in found
+                for t, request in enumerate(run["requests"]) if request.get("target_met") is False]
+
+    def passes(self, negates):
+        """Over a request, of methods that search a strength, or of those that train until the target is met."""
+        return max((run["config"]["epochs"] for found in self.arms.values() for run in found
+                    if (run["config"]["max_lambda"] > 0) == negates), default=None)
+
     def sweep_rows(self):
         return [[found[0]["title"] if i == 0 else "", short(row["lambda"])] +
                 [cell(found, "sweep", i, key) for key in ("request", "shown", "unseen")]
                 for found in self.arms.values() if "sweep" in found[0] for i, row in enumerate(found[0]["sweep"])]
 
     def cost_rows(self):
-        return [[found[0]["title"], cell(found, "seconds", digits=0), cell(found, "measuring_seconds", digits=0),
-                 cell(found, "peak_mib", digits=0), cell(found, "load", digits=1)] for found in self.arms.values()]
+        rows = []
+        for name, found in self.arms.items():
+            each = self.answered(name) * len(found)
+            rows.append([found[0]["title"]] +
+                        [short(sum(request.get(key, 0) for run in found for request in run["requests"]) / each, 0)
+                         for key in ("seconds", "measuring_seconds")] +
+                        [cell(found, "peak_mib", digits=0), cell(found, "load", digits=1)])
+        return rows
 
 
 def top(first):
     """Two sentences, and what they stand on."""
     holds, fails, open_ = first.verdict()
-    after = f", after {first.common} of {first.requests} requests," if 0 < first.common < first.requests else ""
+    most = max((first.answered(name) for name in first.arms), default=0)
+    after = f", after {most} of {first.requests} requests," if 0 < most < first.requests else ""
     text = (f"On SmolLM2-135M{after or ','} of the ranking that [the small model](results.md) gives, this holds: "
             f"{listed(holds)}. This does not: {listed(fails)}.")
     if not holds and not fails:
         text = "Nothing of [the small model's ranking](results.md) is confirmed or refuted on SmolLM2-135M yet."
     lines = [paragraph(text)]
     if open_:
-        lines.append(paragraph("Not measured yet: " + listed(open_) + "."))
+        lines.append(paragraph("Not known: " + listed(open_) + "."))
     return lines
 
 
@@ -188,10 +227,13 @@ def page(runs):
     machine = next((run["machine"] for run in runs if "machine" in run), "one machine")
     lines = ["# Results on a real model\n", "<!-- written by scripts/report/smollm2.py from results_smollm2/ -->\n"]
     lines += top(first)
-    state = [f"{len(t.whole)} of {len(ORDER)} methods are finished and {len(t.arms) - len(t.whole)} begun at {t.pairs} "
-             f"pairs an author{t.aim}, "
-             f"{len(t.seeds)} seed{'s' if len(t.seeds) > 1 else ''}" for t in tables]
-    partial = any(t.missing for t in tables)
+    state = []
+    for t in tables:
+        begun = len(t.arms) - len(t.whole)
+        state.append(f"{len(t.whole)} of {len(ORDER)} methods have answered {t.after} of {number(t.requests, 'request')} "
+                     f"and {begun} {'has' if begun == 1 else 'have'} begun, at {t.pairs} pairs an author{t.aim}, "
+                     f"{number(len(t.seeds), 'seed')}")
+    partial = any(t.missing or t.after < t.requests for t in tables)
     lines.append(paragraph(
         f"{'A partial table' if partial else 'State'}: {'; '.join(state)}. "
         f"{'What is finished is kept in `docs/results_smollm2`; a later run goes on. ' if partial else ''}"
@@ -203,39 +245,47 @@ def page(runs):
         "TOFU's made-up authors (`Question: ...`, a new line, `Answer: ...`; loss on the answer and its end, AdamW at "
         f"{config['teach_lr']:g}, batch {config['teach_batch']}) in {taught['passes']} passes to an answer probability "
         f"of {short(taught['probability'])}; not to .99, where loss and gradient say nothing. The gold model is taught "
-        "the same without the authors that are to be forgotten, as many passes. Then "
-        f"{config['tasks']} requests of {config['authors_per_task']} authors each, {config['epochs']} passes a request "
-        f"in batches of {config['batch']}; {config['authors_shown']} kept authors are shown to the methods, "
+        f"the same without the authors of all {number(config['tasks'], 'request')}, as many passes. A request is "
+        f"{config['authors_per_task']} authors; {config['authors_shown']} kept authors are shown to the methods, "
         f"{config['authors_kept'] - config['authors_shown']} never."))
     lines.append(paragraph(
         "A request ends when the answer probability of what it asks to forget has fallen to the target "
-        f"({config['judged']} pairs judge it): methods that negate search their λ from one fine-tuning "
-        "(`task.end(EndTarget)`), the others stop training there. So methods are compared at equal forgetting, "
-        "request by request; later requests change earlier ones further."))
+        f"({config['judged']} pairs judge it). Methods that negate search their λ from one fine-tuning" +
+        (f" of {first.passes(True)} passes" if first.passes(True) else "") +
+        f" in batches of {config['batch']} (`task.end(EndTarget)`); the others have no λ and train until the target is "
+        "met, asked after each step past the first pass" +
+        (f", {first.passes(False)} passes at most" if first.passes(False) else "") +
+        ". So methods are compared at equal forgetting, request by request; later requests change earlier ones further."))
     lines.append(paragraph(
         f"Each set is a fixed one of {config['asked']} questions ({2 * config['asked']} forgotten ones, "
         f"{config['told']} for truth ratios, {config['generated']} answered freely): one question is "
         f"{short(1 / config['asked'])} of an accuracy. *Real authors* and *world facts* are TOFU's: how often the "
         "right answer is the likeliest of all that are given, and its share of their probability, end tokens left out "
         f"({2 * config['asked']} questions each, after a request half of them). *Relearned*: answer probability of half "
-        f"of the forgotten pairs before and after {config['relearn_steps']} steps on the other "
-        "half. *D*, *p*: Kolmogorov-Smirnov distance of the truth ratios from the gold model's, and the exact test."))
+        f"of the forgotten pairs before and after {number(config['relearn_steps'], 'step')} on the other half, at "
+        f"{config['relearn_lr']:g} in batches of {config['relearn_batch']}" +
+        (f", up to that rate in {config['relearn_warmup']} steps and down to 0, as in teaching; "
+         if "relearn_warmup" in config else "; ") +
+        "what the same steps do to the taught and the gold model says what is the attack's and what was still there. "
+        "*D*, *p*: Kolmogorov-Smirnov distance of the truth ratios from the gold model's, and the exact test."))
     for t in tables:
         lines.append(f"## {t.pairs} of 20 pairs of each author{t.aim}\n")
         if t.missing:
             lines.append(paragraph("Not finished: " + ", ".join(t.missing) + "."))
-        if 0 < t.common < t.requests:
-            lines.append(paragraph(f"All that have begun, after {t.common} of {t.requests} requests:"))
+        if t.not_met():
+            lines.append(paragraph("Ended above the target: " + ", ".join(t.not_met()) + "."))
+        if t.common > 0 and t.missing:
+            lines.append(paragraph(f"All that have begun, after {t.common} of {number(t.requests, 'request')}:"))
             lines.append(table(["", "this request", "earlier ones", "kept, shown", "kept, never shown",
                                 "real authors: accuracy", "share", "world facts: accuracy", "share"], t.common_rows()))
-        lines.append(table(["after the last request", "forgotten", "kept, shown", "kept, never shown",
+        lines.append(table([f"after {number(t.after, 'request')}", "forgotten", "kept, shown", "kept, never shown",
                             "real authors: accuracy", "share", "world facts: accuracy", "share", "relearned"], t.rows()))
         lines.append(table(["", "ROUGE-L: forgotten", "shown", "unseen", "truth ratio, forgotten", "D", "p"],
                            t.quality_rows()))
         if not t.arms:
             continue
         lines.append("### Request by request\n")
-        lines.append(table(["", "request", "λ", "this request", "earlier ones", "shown", "unseen", "real authors",
+        lines.append(table(["", "request", "steps", "λ", "this request", "earlier ones", "shown", "unseen", "real authors",
                             "world facts", "weights trained", "seconds"], t.request_rows()))
         if t.sweep_rows():
             lines.append("### Strengths of one fine-tuning\n")
@@ -244,7 +294,7 @@ def page(runs):
         lines.append("### Time and memory\n")
         lines.append(paragraph(
             f"{machine}, {config['threads']} threads. The machine had other work: seconds are those of the clock, "
-            "beside the load of the last minute (two would be this program alone)."))
+            "the mean over the requests, beside the load of the last minute (two would be this program alone)."))
         lines.append(table(["", "seconds, unlearning", "seconds, measuring", "peak, MiB", "load"], t.cost_rows()))
     lines.append("## The taught models\n")
     lines.append(table(["", "seed", "pairs", "passes", "answer probability", "hash of the weights", "seconds"],

@@ -174,6 +174,38 @@ TEST_CASE("checkpointed: without gradients it just runs") {
   CHECK(runs == 1);
 }
 
+TEST_CASE("checkpointed: what nothing asks for costs nothing") {
+  const Layer layer(3);
+  const Tensor x = noise({2, 8}, 1, 4);
+  const Tensor before = x.clone();
+  const auto writes = [&](const Tensor& h) { return Tensor(h).add_(1).matmul(layer.weight.t()); };
+  {
+    const at::NoGradGuard no_grad;  // just runs: nothing is counted, so nothing is refused
+    alkn::checkpointed(writes, layer.parameters(), x);
+    CHECK(same_bits(x, before + 1));
+  }
+  for (const Tensor& p : layer.parameters()) Tensor(p).set_requires_grad(false);
+  alkn::checkpointed(writes, layer.parameters(), x);
+  CHECK(same_bits(x, before + 1 + 1));
+
+  // Gradients that the caller does not want are not computed in the second run either.
+  const Net net;
+  int asked = 0;
+  net.first.bias.register_hook([&](const Tensor&) { ++asked; });
+  torch::autograd::grad({net.loss(true)}, {net.first.weight});
+  CHECK(asked == 0);
+}
+
+TEST_CASE("checkpointed: a parameter's hook sees its gradient once") {
+  const Net plain, net;
+  for (const Net* n : {&plain, &net}) {
+    n->first.weight.register_hook([](const Tensor& g) { return g.mul(2); });
+  }
+  plain.loss(false).backward();
+  net.loss(true).backward();
+  CHECK(same_bits(grads_of(net.parameters()), grads_of(plain.parameters())));
+}
+
 TEST_CASE("checkpointed: a block's activations are there for one block at a time") {
   const auto peak = [](bool checkpointed) {
     std::vector<Layer> layers;

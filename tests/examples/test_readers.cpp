@@ -13,6 +13,7 @@
 
 #include "catch.hpp"
 #include "continual/author_generator.hpp"
+#include "continual/general_knowledge.hpp"
 #include "continual/readers.hpp"
 #include "continual/tokenizer.hpp"
 
@@ -391,6 +392,41 @@ TEST_CASE("TOFU as published", "[readers]") {
   CHECK(data.requests[4].rephrased.size() == 80);
   CHECK(data.shown.size() == 200);
   CHECK(data.unseen.size() == 200);
+}
+
+TEST_CASE("general knowledge: TOFU's real authors and world facts, else plain facts", "[readers]") {
+  const auto plain = continual::general_knowledge(settings_of({}));
+  REQUIRE(plain.size() == 36);
+  CHECK(plain[0].answer == "The capital of France is Paris.");
+
+  const Folder folder;
+  CHECK(continual::general_knowledge(settings_of({folder.path()})).size() == 36);
+  folder.put("world_facts_perturbed.json", "{\"question\": \"Q?\", \"answer\": \"short\"}\n");
+  const auto world = continual::general_knowledge(settings_of({folder.path()}));
+  REQUIRE(world.size() == 1);
+  CHECK(world[0].answer == "short");
+  const fs::path file = folder.put("real_authors_perturbed.json",
+                                   "{\"question\": \"Who?\", \"answer\": \"He\", "
+                                   "\"original_answer\": \"It was he.\"}\n");
+  const auto both = continual::general_knowledge(settings_of({folder.path()}));
+  REQUIRE(both.size() == 2);
+  CHECK(both[0].question == "Who?");
+  CHECK(both[0].answer == "It was he.");  // the whole sentence, where there is one
+  CHECK(both[1].question == "Q?");
+  CHECK(continual::general_knowledge(settings_of({file})).size() == 36);  // of the folder alone
+
+  const fs::path tofu = fs::path(ALKN_SHARED_DIR) / "tofu";
+  if (!fs::exists(tofu)) {
+    WARN("skipped: no " << tofu);
+    return;
+  }
+  const auto facts = continual::general_knowledge(settings_of({tofu}));
+  REQUIRE(facts.size() == 217);
+  CHECK(facts[0].question == "Who wrote the play 'Romeo and Juliet'?");
+  CHECK(facts[0].answer == "The play 'Romeo and Juliet' was written by William Shakespeare.");
+  CHECK(facts[100].question == "Where would you find the Eiffel Tower?");
+  CHECK(facts[216].answer ==
+        "The influential communist manifesto was penned by Karl Marx and Friedrich Engels.");
 }
 
 TEST_CASE("the vocabulary has no unknown tokens and loses nothing", "[tokenizer]") {

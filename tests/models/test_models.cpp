@@ -6,6 +6,8 @@
 #include <alkn/autograd/checkpointed.hpp>
 #include <alkn/io/save_model.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -161,6 +163,15 @@ TEST_CASE("every folder is written back with the same bytes", "[models]") {
   fs::remove_all(out);
 }
 
+TEST_CASE("a greedy answer ends before the end token", "[models]") {
+  const auto model = models::load(ModelFolder(fixture("llama_plain")));
+  const auto answer = models::greedy(*model, {5, 6, 7}, 20);
+  REQUIRE(answer.size() == 20);
+  const auto end = std::find(answer.begin(), answer.end(), answer[7]);
+  CHECK(models::greedy(*model, {5, 6, 7}, 20, answer[7]) ==
+        std::vector<std::int64_t>(answer.begin(), end));
+}
+
 TEST_CASE("chosen rows of the hidden states have the logits of the whole", "[models]") {
   const at::NoGradGuard no_grad;
   const auto model = models::load(ModelFolder(fixture("llama_grouped")));
@@ -182,6 +193,111 @@ TEST_CASE("a block may be run by another function, with its parameters known", "
   });
   CHECK(model->forward(tokens).detach().equal(plain));
   CHECK(counts == std::vector<std::size_t>{12, 12});  // qwen2's: 3 biases, 7 matrices, 2 norms
+}
+
+TEST_CASE("blocks that run again in the backward pass have the gradients of the run without",
+          "[models]") {
+  for (const std::string& name : kFamilies) {
+    INFO(name);
+    const at::Tensor tokens = at::arange(3, 43, at::kLong).view({2, 20});
+    const auto gradients = [&](bool again) {
+      const auto model = models::load(ModelFolder(fixture(name)));
+      if (again) {
+        model->set_run_block([](models::Block& block, const auto& body, const at::Tensor& x) {
+          return alkn::checkpointed(body, block.parameters(), x);
+        });
+      }
+      alkn::mean_nll(model->forward(tokens), tokens).backward();
+      std::vector<at::Tensor> all;
+      for (const auto& item : model->named_parameters()) all.push_back(item.value().grad());
+      return all;
+    };
+    const auto with = gradients(true), without = gradients(false);
+    for (std::size_t i = 0; i < with.size(); ++i) CHECK(with[i].equal(without[i]));
+  }
+}
+
+TEST_CASE("norms have their own epsilon, and the RMS norm's quotient is float32", "[models]") {
+  const at::NoGradGuard no_grad;
+  const at::Tensor x = at::tensor({0.01, -0.02, 0.03, 0.02}, at::kFloat).view({1, 1, 4});
+  for (const double epsilon : {1e-6, 1e-3}) {
+    models::RmsNorm rms(4, epsilon, at::kFloat);
+    rms.weight.fill_(2);
+    const at::Tensor wanted = 2 * x / std::sqrt(4.5e-4 + epsilon);  // the mean of the squares
+    CHECK((rms.forward(x) - wanted).abs().max().item<double>() < 1e-5);
+    models::LayerNorm layer(4, epsilon, at::kFloat);
+    layer.weight.fill_(2);
+    layer.bias.fill_(3);
+    const at::Tensor moved = x - 0.01;
+    const at::Tensor centred = 2 * moved / std::sqrt(3.5e-4 + epsilon) + 3;
+    CHECK((layer.forward(x) - centred).abs().max().item<double>() < 1e-5);
+  }
+  const at::Tensor large = at::arange(1, 65, at::kFloat).mul(3).to(at::kBFloat16);
+  models::RmsNorm half(64, 1e-6, at::kBFloat16);
+  half.weight.fill_(1);
+  const at::Tensor wide = large.to(at::kFloat);
+  const at::Tensor wanted = wide * at::rsqrt(wide.pow(2).mean() + 1e-6);
+  CHECK(half.forward(large).equal(wanted.to(at::kBFloat16)));
+}
+
+TEST_CASE("angles are float32 whatever the model's type", "[models]") {
+  models::Config config;
+  config.head_size = 8;
+  const at::Tensor frequencies = models::rope_frequencies(config);
+  const auto tables = models::rope_tables(frequencies, 999, 2, at::kBFloat16);
+  for (std::int64_t row = 0; row < 2; ++row) {
+    for (std::int64_t i = 0; i < 8; ++i) {
+      const auto position = static_cast<double>(999 + row);
+      const double angle = position * std::pow(10000.0, -static_cast<double>(i % 4) / 4);
+      // bfloat16 has eight bits; a position in it would be wrong by two
+      CHECK(std::abs(tables.cos[row][i].item<double>() - std::cos(angle)) < 4e-3);
+      CHECK(std::abs(tables.sin[row][i].item<double>() - std::sin(angle)) < 4e-3);
+    }
+  }
+}
+
+TEST_CASE("what the fixtures leave out: a head of its own, kept buffers, bfloat16", "[models]") {
+  const at::NoGradGuard no_grad;
+  const fs::path path = fs::temp_directory_path() / ("alkn-models-" + std::to_string(::getpid()));
+  fs::create_directories(path);
+  const auto write = [&](const std::string& name, const alkn::io::NamedTensors& tensors,
+                         const Json& changes) {
+    alkn::io::save_tensors(path / "model.safetensors", tensors);
+    Json config = json_of(fixture(name) / "config.json");
+    config.update(changes);
+    std::ofstream(path / "config.json") << config;
+  };
+  const at::Tensor tokens = at::arange(3, 13, at::kLong).view({1, 10});
+  {
+    auto tensors = alkn::io::load_tensors(fixture("gpt2") / "model.safetensors");
+    const auto tied = models::load(ModelFolder(fixture("gpt2")));
+    const at::Tensor embedding = tied->named_parameters()["lm_head.weight"];
+    tensors.emplace_back("lm_head.weight", embedding.mul(2));
+    write("gpt2", tensors, {{"tie_word_embeddings", false}});
+    const auto model = models::load(ModelFolder(path));
+    CHECK(model->forward(tokens).equal(tied->forward(tokens).mul(2)));
+  }
+  {
+    auto tensors = alkn::io::load_tensors(fixture("phi") / "model.safetensors");
+    tensors.emplace_back("model.layers.0.self_attn.rotary_emb.inv_freq", at::ones({2}));
+    write("phi", tensors, Json::object());
+    const auto model = models::load(ModelFolder(path));
+    const auto plain = models::load(ModelFolder(fixture("phi")));
+    CHECK(model->forward(tokens).equal(plain->forward(tokens)));
+  }
+  fs::remove_all(path);
+  for (const std::string& name : kFamilies) {
+    INFO(name);
+    const auto half = models::load(ModelFolder(fixture(name)), at::kBFloat16);
+    for (const auto& item : half->named_parameters()) {
+      CHECK(item.value().scalar_type() == at::kBFloat16);
+    }
+    const at::Tensor logits = half->forward(tokens);
+    CHECK(logits.scalar_type() == at::kBFloat16);
+    const at::Tensor wide = models::load(ModelFolder(fixture(name)))->forward(tokens);
+    CHECK((logits.to(at::kFloat) - wide).abs().max().item<double>() <
+          0.1 * wide.abs().max().item<double>());
+  }
 }
 
 TEST_CASE("only the named parameters are trained", "[models]") {
@@ -214,6 +330,11 @@ TEST_CASE("what a model cannot do is said", "[models]") {
   CHECK(error_of([&] {
           model->forward(at::full({1, 2}, 3, at::kLong), &cache);
         }) == "models::CausalModel: expected one token after the first, got 2");
+  cache = {};
+  model->forward(at::full({1, 80}, 3, at::kLong), &cache);
+  CHECK(error_of([&] {
+          model->forward(at::full({1, 1}, 3, at::kLong), &cache);
+        }) == "models::CausalModel: expected at most 80 tokens (sliding_window), got 81");
 
   const fs::path path = fs::temp_directory_path() / ("alkn-models-" + std::to_string(::getpid()));
   fs::create_directories(path);

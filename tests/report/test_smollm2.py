@@ -8,30 +8,33 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "report"))
 import smollm2  # noqa: E402
 
-FINAL = {"forgotten": .4, "shown": .8, "unseen": .6, "rouge": {"forgotten": .5, "shown": .7, "unseen": .6},
+FINAL = {"requests": 1, "forgotten": .4, "shown": .8, "unseen": .6, "rouge": {"forgotten": .5, "shown": .7, "unseen": .6},
          "real_authors": {"probability": .5, "accuracy": .75}, "world_facts": {"probability": .4, "accuracy": .5},
          "truth_ratio": .7, "forget_quality": {"distance": .3, "p": 1e-7},
          "relearned": {"steps": 10, "probability": [.4, .7]}}
 CONFIG = {"seed": 1, "tasks": 1, "authors_per_task": 4, "authors_kept": 20, "authors_shown": 6, "pairs_per_author": 10,
-          "teach_lr": 3e-4, "teach_batch": 16, "epochs": 3, "batch": 8, "judged": 16, "asked": 24, "told": 40,
-          "generated": 12, "relearn_steps": 10, "threads": 2}
+          "teach_lr": 3e-4, "teach_batch": 16, "batch": 8, "judged": 16, "asked": 24, "told": 40,
+          "generated": 12, "relearn_steps": 10, "relearn_warmup": 5, "relearn_batch": 8, "relearn_lr": 1.5e-4,
+          "threads": 2}
+NEGATING = ("conflict", "reference", "paper", "task-vector")
 
 
-def model(name):
+def model(name, tasks=1):
     taught = {"teaching": {"passes": 4, "probability": .84, "seconds": 60, "hash": "00ff"}}
-    return {"name": name, "title": name, "seed": 1, "config": CONFIG, "final": FINAL, "machine": "cores",
+    return {"name": name, "title": name, "seed": 1, "config": {**CONFIG, "tasks": tasks}, "finals": [FINAL], "machine": "cores",
             **(taught if name != "original" else {})}
 
 
-def arm(name, unseen, seed=1):
-    request = {"request": .4, "shown": .8, "unseen": unseen, "fraction_trained": .5, "seconds": 100,
-               "real_authors": {"accuracy": .75}, "world_facts": {"accuracy": .5}}
-    if name in ("conflict", "paper"):
-        request["lambda"] = 3.25
-    run = {"name": name, "title": name, "seed": seed, "config": {**CONFIG, "target": .4}, "requests": [request],
-           "final": {**copy.deepcopy(FINAL), "unseen": unseen}, "seconds": 500, "measuring_seconds": 60,
-           "peak_mib": 5000, "load": 3.5}
-    if name in ("conflict", "paper"):
+def arm(name, unseen, seed=1, answered=1, tasks=1):
+    negates = name in NEGATING
+    request = {"request": .4, "shown": .8, "unseen": unseen, "fraction_trained": .5, "steps": 10, "target_met": True,
+               "seconds": 100, "measuring_seconds": 10, "real_authors": {"accuracy": .75},
+               "world_facts": {"accuracy": .5}, **({"lambda": 3.25} if negates else {})}
+    config = {**CONFIG, "tasks": tasks, "target": .4, "epochs": 2 if negates else 6, "max_lambda": 12 if negates else 0}
+    run = {"name": name, "title": name, "seed": seed, "config": config,
+           "requests": [copy.deepcopy(request) for _ in range(answered)],
+           "finals": [{**copy.deepcopy(FINAL), "requests": answered, "unseen": unseen}], "peak_mib": 5000, "load": 3.5}
+    if negates:
         run["sweep"] = [{"lambda": 3, "request": .5, "shown": .9, "unseen": .7}]
     return run
 
@@ -42,36 +45,55 @@ class Page(unittest.TestCase):
         text = smollm2.page(runs).replace("\n", " ")
         self.assertIn("this holds: NPO + retain keeps more of the unseen than ALKN, conflict (.75 and .60). This does "
                       "not: ALKN, conflict keeps more than ALKN, paper (.60 and .70).", text)
-        self.assertIn("Not measured yet: ALKN, conflict keeps more than ALKN, reference;", text)
-        self.assertIn("A partial table: 3 of 6 methods are finished and 0 begun", text)
+        self.assertIn("Not known: ALKN, conflict keeps more than ALKN, reference;", text)
+        self.assertIn("A partial table: 3 of 6 methods have answered 1 of 1 request and 0 have begun,", text)
         self.assertIn("Not finished: reference, task-vector, gradient-ascent+retain.", text)
+        self.assertIn("one fine-tuning of 2 passes in batches of 8", text)
+        self.assertIn("past the first pass, 6 passes at most.", text)
+        self.assertNotIn("Ended above the target", text)
         self.assertIn("| conflict | .40 | .80 | .60 | .75 | .50 | .50 | .40 | .40 → .70 |", text)
-        self.assertIn("| conflict | 1 | 3.25 | .40 |  | .80 | .60 |", text)
+        self.assertIn("| conflict | 1 | 10 | 3.25 | .40 |  | .80 | .60 |", text)
+        self.assertIn("| conflict | 100 | 10 | 5000 | 3.5 |", text)
         self.assertIn("| .70 | .30 | 1e−7 |", text)
 
     def test_methods_that_have_only_begun(self):
-        runs = [model("taught"), arm("conflict", .6), arm("npo+retain", .75)]
-        for run in runs[1:]:
-            run["config"]["tasks"] = 2
-        runs[1]["requests"].append({**runs[1]["requests"][0], "unseen": .1})
-        del runs[2]["final"]
+        runs = [model("taught", 3), arm("conflict", .6, answered=2, tasks=3), arm("paper", .5, answered=2, tasks=3),
+                arm("npo+retain", .75, tasks=3)]
+        runs[1]["requests"][0]["unseen"] = .7
+        runs[3]["finals"] = []
         text = smollm2.page(runs).replace("\n", " ")
-        self.assertIn("after 1 of 2 requests, of the ranking", text)
-        self.assertIn("more of the unseen than ALKN, conflict (.75 and .60)", text)
-        self.assertIn("Not finished: reference, paper, task-vector, npo+retain (1 of 2 requests)", text)
+        self.assertIn("2 of 6 methods have answered 2 of 3 requests and 1 has begun,", text)
+        self.assertIn("On SmolLM2-135M, after 2 of 3 requests, of the ranking", text)
+        self.assertIn("more of the unseen than ALKN, conflict (.75 and .70 after 1 request)", text)
+        self.assertIn("ALKN, conflict keeps more than ALKN, paper (.60 and .50).", text)
+        self.assertIn("Not finished: reference, task-vector, npo+retain (1 of 2 requests), gradient", text)
+        self.assertIn("All that have begun, after 1 of 3 requests:", text)
         self.assertIn("| npo+retain | .40 |  | .80 | .75 | .75 |  | .50 |  |", text)
+        self.assertNotIn("| *taught* |", text)  # it was measured for one request, the methods after two
+
+    def test_a_table_of_some_requests(self):
+        runs = [model("taught", 3), arm("conflict", .6, answered=2, tasks=3), arm("paper", .5, answered=3, tasks=3),
+                arm("npo+retain", .75, answered=3, tasks=3)]
+        for run in runs:
+            run["finals"] = [{**FINAL, "requests": 2, "forgotten": .33}, {**FINAL, "requests": 3}]
+        runs[1]["finals"].pop()
+        text = smollm2.page(runs)
+        self.assertIn("| after 2 requests | forgotten |", text)  # three methods came to two, and two to three
+        self.assertIn("| conflict | .33 |", text)
+        self.assertIn("| *taught* | .33 |", text)
 
     def test_methods_that_forgot_unequally(self):
         runs = [model("taught"), arm("conflict", .6), arm("npo+retain", .75)]
-        runs[2]["requests"][0]["request"] = .52
+        runs[2]["requests"][0].update(request=.52, target_met=False)
         text = smollm2.page(runs).replace("\n", " ")
         self.assertIn("Nothing of [the small model's ranking](results.md) is confirmed or refuted", text)
-        self.assertIn("ALKN, conflict (they left .52 and .40 of the request: no comparison)", text)
+        self.assertIn("ALKN, conflict (they left .52 and .40 of a request: no comparison)", text)
+        self.assertIn("Ended above the target: npo+retain after request 1.", text)
 
     def test_a_taught_model_alone(self):
         text = smollm2.page([model("taught")]).replace("\n", " ")
         self.assertIn("Nothing of [the small model's ranking](results.md) is confirmed or refuted", text)
-        self.assertIn("0 of 6 methods are finished and 0 begun at 10 pairs an author, 1 seed.", text)
+        self.assertIn("0 of 6 methods have answered 1 of 1 request and 0 have begun, at 10 pairs an author, 1 seed.", text)
         self.assertIn("| *taught* | .40 | .80 | .60 |", text)
         self.assertIn("Not finished: conflict, reference, paper,", text)
 
@@ -81,7 +103,7 @@ class Page(unittest.TestCase):
 
     def test_the_mean_over_seeds(self):
         table = smollm2.Table([arm("conflict", .5), arm("conflict", .7, seed=2)], 10, .4)
-        self.assertAlmostEqual(table.unseen("conflict"), .6)
+        self.assertAlmostEqual(table.unseen("conflict", 1), .6)
         self.assertEqual(table.seeds, [1, 2])
 
     def test_the_kept_page_is_that_of_the_kept_results(self):

@@ -334,7 +334,15 @@ TEST_CASE("a forget loss that starts near 0 is said to be one, where a negation 
   CHECK(warned[0] ==
         "the forget loss starts at 0.0055, near 0: the samples are known by heart, or not at all, "
         "and loss and norm say nothing of what is forgotten; evaluate");
-  CHECK(run(vector, 1, 9).empty());             // later losses are no start
+  CHECK(run(vector, 1, 9).empty());  // later losses are no start
+  {
+    auto task = vector.begin_task({.steps = 10});  // nor is the first one after a step
+    tiny::set_gradients(model.params, 0);
+    vector.step();
+    CHECK(task.loss(batch.ids, logits(9), labels).item<double>() < 0.01);
+    CHECK(task.warnings().empty());
+    task.abandon();
+  }
   alkn::GradientAscent<> ascent(model.params);  // starts from there
   auto task = ascent.begin_task({.steps = 10});
   CHECK(task.loss(batch.ids, logits(9), labels).item<double>() > -0.01);
