@@ -46,7 +46,7 @@ class SeedRun {
     const auto taught = teach(model_, samples_, s_, seed_, "taught" + ending());
     if (!taught) return false;
     taught_ = *taught;
-    if (!reference("taught", "before unlearning") || !reference("gold", "gold model")) return false;
+    if (!reference("taught", "before unlearning")) return false;
     for (std::int64_t requests = 1; requests <= s_.answered(); ++requests) {
       for (const double target : s_.targets) {
         for (const Arm& arm : arms()) {
@@ -56,6 +56,8 @@ class SeedRun {
           }
         }
       }
+      // One request by all methods is worth more than what gold is needed for.
+      if (requests == 1 && !reference("gold", "gold model")) return false;
     }
     return reference("original", "before teaching");
   }
