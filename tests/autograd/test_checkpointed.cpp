@@ -200,10 +200,19 @@ TEST_CASE("checkpointed: a parameter's hook sees its gradient once") {
   const Net plain, net;
   for (const Net* n : {&plain, &net}) {
     n->first.weight.register_hook([](const Tensor& g) { return g.mul(2); });
+    n->gate.register_hook([](const Tensor& g) { return g.mul(3); });  // an input of both blocks
   }
   plain.loss(false).backward();
   net.loss(true).backward();
   CHECK(same_bits(grads_of(net.parameters()), grads_of(plain.parameters())));
+}
+
+TEST_CASE("checkpointed: a block whose result needs no gradient gives none") {
+  const Tensor x = leaf(noise({2, 8}, 1, 4)), weight = leaf(noise({8}, 1, 5));
+  const auto cuts = [](const Tensor& h) { return h.detach().mul(2); };
+  const auto found = torch::autograd::grad({alkn::checkpointed(cuts, {weight}, x).sum()},
+                                           {x, weight}, {}, std::nullopt, false, true);
+  CHECK_FALSE((found[0].defined() || found[1].defined()));
 }
 
 TEST_CASE("checkpointed: a block's activations are there for one block at a time") {

@@ -6,6 +6,8 @@
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/variable.h>
 #include <alkn/autograd/block_graph.hpp>
 #include <alkn/tensor/autograd.hpp>
 
@@ -13,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <tuple>
 #include <utility>
@@ -48,6 +51,28 @@ class GeneratorStates {
     states_.emplace_back(device, generator.get_state());
   }
   std::vector<std::pair<at::Device, Tensor>> states_;
+};
+
+/// Takes the hooks of tensors away for a scope. What is found in it goes to the caller's own
+/// backward pass, which runs them: a second time, they would change the gradient twice.
+class WithoutHooks {
+ public:
+  explicit WithoutHooks(const std::vector<Tensor>& tensors) {
+    for (const Tensor& t : tensors) {
+      const auto node = torch::autograd::impl::gradient_edge(t).function;
+      if (!node || node->tensor_pre_hooks().empty()) continue;
+      taken_.emplace_back(node, Hooks()).second.swap(node->tensor_pre_hooks());
+    }
+  }
+  ~WithoutHooks() {
+    for (auto& [node, hooks] : taken_) node->tensor_pre_hooks().swap(hooks);
+  }
+  WithoutHooks(const WithoutHooks&) = delete;
+  WithoutHooks& operator=(const WithoutHooks&) = delete;
+
+ private:
+  using Hooks = std::vector<std::unique_ptr<torch::autograd::FunctionPreHook>>;
+  std::vector<std::pair<std::shared_ptr<torch::autograd::Node>, Hooks>> taken_;
 };
 
 struct Checkpointed : torch::autograd::Function<Checkpointed> {
@@ -108,6 +133,7 @@ struct Checkpointed : torch::autograd::Function<Checkpointed> {
     }
     // grad and not backward: it writes to no .grad, and the caller's engine hands out the gradients
     if (!wanted.empty() && result.requires_grad()) {
+      const WithoutHooks scope(wanted);
       found = torch::autograd::grad({result}, wanted, grads, false, false, /*allow_unused=*/true);
     }
     Tensors all(tensors.size() + 2);
