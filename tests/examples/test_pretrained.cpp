@@ -287,21 +287,6 @@ TEST_CASE("a sweep shows what each strength would leave, and changes nothing", "
   const Result guarded = run(arguments("guarded", "--forget-until 1e-12 --guard 1e-4"));
   CHECK(request("guarded")["target_met"] == false);
   CHECK(guarded.says(": none within the bounds forgets enough\n"));
-  // Without a strength: passes until enough is forgotten, or all of them.
-  const Result npo = run(arguments(
-      "npo", "--method npo --epochs 20 --lr 1e-2 --forget-until " + std::to_string(bound)));
-  INFO(npo.output);
-  REQUIRE(npo.status == 0);
-  const std::int64_t per_pass = 3;  // 20 pairs in batches of 8
-  CHECK(request("npo")["target_met"] == true);
-  CHECK(request("npo")["forgotten"].get<double>() <= bound);
-  CHECK(request("npo")["steps"].get<std::int64_t>() % per_pass == 0);
-  CHECK(request("npo")["steps"].get<std::int64_t>() < 20 * per_pass);
-  CHECK(npo.says(" steps: enough is forgotten\n"));
-  const Result too_few = run(arguments("few", "--method npo --epochs 1 --forget-until 1e-12"));
-  CHECK(request("few")["target_met"] == false);
-  CHECK(too_few.says("  3 steps: they do not forget enough\n"));
-
   const Result ascent = run(arguments("ascent", "--method gradient-ascent --sweep 1,2"));
   CHECK(ascent.status == 1);
   CHECK(ascent.output ==
