@@ -156,7 +156,7 @@ class Table:
         taught = [one for one in (final(run, self.after) for run in self.models["taught"]) if one]
         if taught:
             rows.append([f"*{self.models['taught'][0]['title']}*", cell(taught, "forgotten"), ""] +
-                        [cell(taught, key) for key in ("shown", "unseen")] + [cell(taught, *key) for key in GENERAL])
+                        [cell(taught, key) for key in ("shown", "unseen")] + [""] * len(GENERAL))  # of twice as many
         return rows
 
     def request_rows(self):

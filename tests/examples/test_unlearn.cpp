@@ -216,40 +216,6 @@ TEST_CASE("methods that negate search the target and sweep with the run's own ey
   CHECK_FALSE(rows);  // a request is left, and its checkpoint
   CHECK(fs::exists(folder.path / "aimed" / "checkpoint.safetensors"));
   CHECK(asked >= 1);
-  CHECK_FALSE(aimed.model->parameters()[0].equal(start[0]));
-
-  // One that two fifths of the way meet, found in so many candidates; that is no reduced lambda.
-  World near;
-  const auto away = [&] {
-    double sum = 0;
-    for (std::size_t i = 0; i < start.size(); ++i) {
-      sum += (near.model->parameters()[i].detach() - start[i]).abs().sum().item<double>();
-    }
-    return sum;
-  };
-  double whole = 0;
-  asked = 0;
-  near.unlearn("task-vector", folder.path / "near", [&](continual::Run& run) {
-    run.until = 1;
-    run.sweep = {1};
-    run.look = [&](std::int64_t) {
-      whole = away();
-      return continual::Probabilities();
-    };
-    run.target = continual::Target{0.6};
-    run.target->max_lambda = 1;
-    run.target->iterations = 4;
-    run.target->judge = [&](std::int64_t) {
-      ++asked;
-      return 1 - away() / whole;
-    };
-    run.on_row = [&](std::int64_t, const continual::TaskRow& row) {
-      CHECK(row.lambda >= 0.399);
-      CHECK(row.lambda <= 0.51);
-      CHECK(row.target_met == true);
-      CHECK_FALSE(row.lambda_reduced);
-    };
-  });
-  CHECK(asked >= 2);
   CHECK(asked <= 6);
+  CHECK_FALSE(aimed.model->parameters()[0].equal(start[0]));
 }
