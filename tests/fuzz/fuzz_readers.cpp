@@ -18,9 +18,15 @@
 
 #include "alkn/io/model_folder.hpp"
 #include "alkn/io/safetensors.hpp"
+#include "continual/metrics_file.hpp"
 #include "continual/readers.hpp"
+#include "continual/tokenizer.hpp"
 #include "models/config.hpp"
 #include "tofu_metrics/tofu_log.hpp"
+#include "tokenizers/chat_format.hpp"
+#include "tokenizers/folder_tokenizer.hpp"
+#include "tokenizers/sentencepiece.hpp"
+#include "tokenizers/tokenizer_json.hpp"
 
 namespace {
 
@@ -46,6 +52,80 @@ void read_tofu(const fs::path& path) {
   }
 }
 
+/// A text with a special token, a letter of two bytes and one of four.
+constexpr const char* kText = "abb a1 <e>  n\xc3\xa9\n\xf0\x9f\x98\x80";
+
+void use(const tokenizers::Tokenizer& tokenizer, const std::string& continuation) {
+  const auto ids = tokenizer.encode(kText);
+  if (tokenizer.decode(ids).empty()) return;  // only to use the result
+  for (const std::int64_t id : ids) {
+    if (id < 0 || id >= tokenizer.vocabulary_size()) std::abort();
+  }
+  static_cast<void>(tokenizer.id_of("<e>"));
+  static_cast<void>(tokenizer.encode_continuation(continuation));
+}
+
+void read_tokenizer_json(const fs::path& path) {
+  const std::string bytes = alkn::io::read_bytes(path);
+  use(tokenizers::TokenizerJson::parse(bytes), bytes);
+}
+
+void read_tokenizer_model(const fs::path& path) {
+  use(tokenizers::SentencePieceModel::parse(alkn::io::read_bytes(path)), kText);
+}
+
+void read_tokenizer_config(const fs::path& path) {
+  const tokenizers::FolderTokenizer folder(path.parent_path());
+  if (folder.encode_pair("a", "b", 64, "here").ids.empty()) std::abort();  // the end token is one
+}
+
+void read_vocabulary(const fs::path& path) {
+  const continual::Tokenizer tokenizer(continual::read_bytes(path));
+  static_cast<void>(tokenizer.decode(tokenizer.encode(kText)));
+}
+
+/// A tokenizer.json of few tokens, with one of everything.
+constexpr const char* kTokenizerJson =
+    R"({"added_tokens":[{"id":6,"content":"<e>","special":true,"lstrip":true,"rstrip":true},)"
+    R"({"id":7,"content":"n","normalized":true,"single_word":true}],)"
+    R"("normalizer":{"type":"Sequence","normalizers":[{"type":"NFC"}]},)"
+    R"("pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Digits",)"
+    R"("individual_digits":true},{"type":"Split","pattern":{"Regex":" ?\\p{L}+|\\s+(?!\\S)|."},)"
+    R"("behavior":"Removed","invert":true},{"type":"ByteLevel","add_prefix_space":true,)"
+    R"("use_regex":true}]},"post_processor":{"type":"TemplateProcessing","single":)"
+    R"([{"SpecialToken":{"id":"<e>"}},{"Sequence":{"id":"A"}}],"special_tokens":)"
+    R"({"<e>":{"ids":[6]}}},"decoder":{"type":"ByteLevel"},"model":{"type":"BPE",)"
+    R"("unk_token":"a","fuse_unk":true,"ignore_merges":true,)"
+    R"("vocab":{"a":0,"b":1,"ab":2,"\u0120":3,"abb":4,"1":5},"merges":["a b",["ab","b"]]}})";
+
+std::string small_tokenizer_config() {
+  const nlohmann::json config{{"eos_token", {{"content", "</s>"}}},
+                              {"bos_token", "<s>"},
+                              {"add_bos_token", true},
+                              {"chat_template", tokenizers::detail::kLlama2}};
+  return config.dump();
+}
+
+/// A field of a protocol buffer whose value is bytes, with fewer than 128 of them.
+std::string proto_field(int number, const std::string& bytes) {
+  return std::string(1, static_cast<char>(number << 3 | 2)) + static_cast<char>(bytes.size()) +
+         bytes;
+}
+
+/// A tokenizer.model of few pieces. @param type 1: unigram, 2: byte-pair encoding
+std::string small_sentencepiece(char type) {
+  using std::string_literals::operator""s;
+  std::string file;
+  const auto piece = [&](const char* text, const std::string& kind) {
+    file += proto_field(1, proto_field(1, text) + kind);
+  };
+  piece("<unk>", "\x18\x02"), piece("<s>", "\x18\x03"), piece("</s>", "\x18\x03");
+  piece("<e>", "\x18\x04");
+  for (const char* text : {"\xe2\x96\x81", "a", "b", "n", "ab", "\xe2\x96\x81\x61"})
+    piece(text, "\x15\x00\x00\x80\xbf"s);  // -1
+  return file + proto_field(2, "\x18"s + type) + proto_field(3, "\x0a\x08identity\x18\x01"s);
+}
+
 /// What a file with a single tensor of two numbers looks like.
 std::string small_safetensors() {
   const std::string header =
@@ -68,6 +148,9 @@ struct Reader {
   const char* file;  ///< its name, which some readers go by
   void (*read)(const fs::path& path);
   std::string whole;  ///< a file that is read
+  /// What lies beside it.
+  const char* other = "a.safetensors";
+  std::string other_bytes = small_safetensors();
 };
 
 const std::vector<Reader>& readers() {
@@ -95,30 +178,43 @@ const std::vector<Reader>& readers() {
        [](const fs::path& p) { const alkn::io::ModelFolder folder(p.parent_path()); },
        R"({"metadata":{"total_size":8},"weight_map":{"a":"a.safetensors"}})"},
       {"tofu_log", "log.json", [](const fs::path& p) { tofu::read_log(p.string()); }, small_log()},
+      {"metrics", "metrics.jsonl",
+       [](const fs::path& p) { const continual::MetricsFile lines(p, true); },
+       "{\"kind\":\"step\",\"task\":0,\"step\":1,\"loss\":0.5}\n{\"kind\":\"task\",\"task\":0}\n"},
+      {"vocabulary", "base.vocabulary", read_vocabulary,
+       continual::Tokenizer::train({"abc ab abcab"}, 270).model()},
+      {"tokenizer_json", "tokenizer.json", read_tokenizer_json, kTokenizerJson},
+      {"tokenizer_model", "tokenizer.model", read_tokenizer_model, small_sentencepiece(2)},
+      {"unigram", "tokenizer.model", read_tokenizer_model, small_sentencepiece(1)},
+      {"tokenizer_config", "tokenizer_config.json", read_tokenizer_config, small_tokenizer_config(),
+       "tokenizer.model", small_sentencepiece(2)},
   };
   return all;
 }
 
-const fs::path& folder() {
+/// A folder for each reader, with what lies beside its file.
+fs::path folder_of(const Reader& reader) {
   static const struct Scratch {
     /// In memory, where there is such a place: a disk takes most of the time.
     fs::path path =
         (fs::is_directory("/dev/shm") ? fs::path("/dev/shm") : fs::temp_directory_path()) /
         ("fuzz_readers-" + std::to_string(::getpid()));
     Scratch() {
-      fs::create_directories(path);
-      std::ofstream(path / "a.safetensors", std::ios::binary) << small_safetensors();
+      for (const Reader& one : readers()) {
+        fs::create_directories(path / one.name);
+        std::ofstream(path / one.name / one.other, std::ios::binary) << one.other_bytes;
+      }
     }
     ~Scratch() { fs::remove_all(path); }
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
   } scratch;
-  return scratch.path;
+  return scratch.path / reader.name;
 }
 
 /// Whether the bytes were a file of the kind.
 bool run(const Reader& reader, std::string_view bytes) {
-  const fs::path path = folder() / reader.file;
+  const fs::path path = folder_of(reader) / reader.file;
   std::ofstream(path, std::ios::binary) << bytes;
   try {
     reader.read(path);

@@ -8,26 +8,13 @@
 #include <cstring>
 #include <vector>
 
+#include "bytes.hpp"
+
 using namespace alkn::kernel;
 
 namespace {
 
 const auto kSerial = [](std::int64_t num_items, RangeBody body) { body(0, num_items); };
-
-/// Bytes of the input, zeros behind its end.
-class Bytes {
- public:
-  Bytes(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}
-  std::uint32_t next(int count) {
-    std::uint32_t x = 0;
-    for (int i = 0; i < count; ++i) x = x << 8U | (at_ < size_ ? data_[at_++] : 0U);
-    return x;
-  }
-
- private:
-  const std::uint8_t* data_;
-  std::size_t size_, at_ = 0;
-};
 
 /// The score at i: the input's own, or one of few values, so that sizes and ties come cheap.
 float score_at(std::int64_t i, std::uint32_t shape, const std::vector<float>& given, int step) {
@@ -54,7 +41,7 @@ std::uint32_t nth(std::vector<std::uint32_t> keys, std::int64_t rank) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t length) {
-  Bytes bytes(data, length);
+  fuzz::Bytes bytes(data, length);
   const std::uint32_t shape = bytes.next(1);
   // up to 1030 elements, now and then two chunks of the kernels
   const std::int64_t size = 10 + bytes.next(1) * (shape == 255U ? 260 : 4);

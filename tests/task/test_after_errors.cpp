@@ -13,6 +13,8 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <stdexcept>
+#include <utility>
 
 #include <alkn/checkpoint/checkpoint.hpp>
 
@@ -66,6 +68,27 @@ TEST_CASE("abandon() with a parameter of another shape changes nothing") {
   t.model["head"].set_data(head);
   t.task.abandon();
   CHECK(same_bits(t.model.copies(), t.start));
+}
+
+TEST_CASE("a checkpoint with a parameter of another shape is refused and changes nothing") {
+  const auto run = [&](bool disturbed) {
+    Model trained(at::kBFloat16);
+    alkn::TaskVector<> fine(trained.params, {}, alkn::AdamWOptions(1e-4));
+    for (int step = 0; step < 40; ++step) {  // less than a bit each
+      tiny::set_gradients(trained.params, 1);
+      fine.step();
+      if (!disturbed) continue;
+      const Tensor head = trained["head"].detach();
+      trained["head"].set_data(at::zeros({3, 3}, at::kBFloat16));
+      CHECK(error_of([&] { alkn::save_checkpoint("nowhere", fine); }) ==
+            "alkn::TaskVector: expected BFloat16 [11, 6] on cpu as at construction, got BFloat16 "
+            "[3, 3] on cpu (group 0, parameter \"head\")");
+      trained["head"].set_data(head);
+    }
+    return trained.copies();
+  };
+  CHECK(same_bits(run(true), run(false)));
+  CHECK_FALSE(std::filesystem::exists("nowhere"));
 }
 
 TEST_CASE("a scope of start_weights() that cannot end is noticed, and abandon() restores") {
@@ -138,6 +161,48 @@ TEST_CASE("a judge that changes a parameter's shape is refused") {
         "end()");
   t.task.abandon();
   CHECK(same_bits(t.model.copies(), t.start));
+}
+
+TEST_CASE("a handle that goes while a judge is asked abandons the task where the end throws") {
+  const auto run = [](bool throws) {
+    Tuned t;
+    auto task = std::make_optional(std::move(t.task));
+    const auto judge = [&] {
+      task.reset();
+      if (throws) throw std::runtime_error("no number");
+      return 2.0;
+    };
+    const std::string error = error_of([&] { task->end(judge, 1, 2); });
+    CHECK_FALSE(core_of(t.method).in_task());
+    CHECK(t.method.num_tasks() == (throws ? 0 : 1));
+    CHECK(same_bits(t.model.copies(), t.start));  // the largest lambda within is 0
+    return error;
+  };
+  CHECK(run(true) == "no number");
+  CHECK(run(false) == "no error");
+}
+
+TEST_CASE("a judge finds its candidate again after a scope of start_weights()") {
+  const auto type = GENERATE(at::kFloat, at::kBFloat16);
+  Model model(type);
+  alkn::TaskVector<> method(model.params);
+  const auto start = model.copies();
+  auto task = method.begin_task({.steps = 2});
+  tiny::set_gradients(model.params, 1);
+  method.step();
+  const auto tuned = model.copies();
+  const auto judge = [&] {
+    const auto candidate = model.copies();
+    CHECK_FALSE(same_bits(candidate, tuned));
+    {
+      const auto scope = task.start_weights();
+      CHECK(same_bits(model.copies(), start));
+    }
+    CHECK(same_bits(model.copies(), candidate));
+    return 2.0;
+  };
+  task.end(judge, 1, 2);
+  CHECK(same_bits(model.copies(), start));
 }
 
 TEST_CASE("the overlap of a task is at most 1, whatever has a gradient in the last step") {

@@ -25,6 +25,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -51,6 +52,7 @@ class CheckpointArrays {
   explicit CheckpointArrays(UnlearnerCore& core) : core_(core) {}
 
   void write(io::NamedTensors& arrays, nlohmann::json& header) {
+    core_.check_parameters(false);
     header["num_tasks"] = core_.num_tasks();
     std::vector<double> threshold, eta;
     std::vector<std::int64_t> flags, unmasked;
@@ -82,7 +84,8 @@ class CheckpointArrays {
     std::vector<std::string> found;
     std::map<std::string, std::size_t> saved;
     for (const auto& row : header.at("parameters")) {
-      saved.emplace(row.at("name").get<std::string>(), row.at("group").get<std::size_t>());
+      saved.emplace(row.at("name").get<std::string>(),
+                    row.at("group").get_ref<const nlohmann::json::number_unsigned_t&>());
     }
     for (std::size_t i = 0; i < core_.parameters().size(); ++i) {
       const ParameterState& p = core_.parameters()[i];
@@ -346,6 +349,7 @@ class CheckpointArrays {
     auto& groups = optimizer().param_groups();
     TaskState mine;
     for (const auto& group : groups) mine.options_before.push_back(group.options().clone());
+    const auto& defaults = std::as_const(optimizer()).defaults();
     Masters aside;  // alkn::AdamW's archive has none: it would forget them
     const auto exchange = [&] {
       if (core_.base().fused()) std::swap(core_.base().masters(), aside);
@@ -353,6 +357,10 @@ class CheckpointArrays {
     mine.state_before.swap(optimizer().state());
     exchange();
     try {
+      for (auto& group : groups) {  // somebody may have set those of another class
+        const torch::optim::OptimizerOptions& own = group.options();
+        if (typeid(own) != typeid(defaults)) group.set_options(defaults.clone());
+      }
       if (task != nullptr) {
         load_archive(arrays, "base/before");
         task->state_before.swap(optimizer().state());

@@ -125,9 +125,14 @@ inline std::vector<std::string> manifest(const std::map<std::string, Tensor>& ar
 /// Gives LibTorch's CPU generator a state; what it had is back at the end, unless it is to keep it.
 class GeneratorState {
  public:
-  explicit GeneratorState(const Tensor& state)
+  GeneratorState(const Tensor& state, const std::filesystem::path& path)
       : generator_(at::detail::getDefaultCPUGenerator()), before_(get()) {
-    set(state);
+    try {
+      set(state);
+    } catch (const c10::Error&) {  // which has changed nothing
+      TORCH_CHECK(false, "alkn::load_checkpoint: expected a state of the CPU's generator, ",
+                  "got another (", path.string(), ")");
+    }
   }
   ~GeneratorState() {
     if (before_.defined()) set(before_);
@@ -318,7 +323,7 @@ template <class Method>
   else
     checks();
   core->after_agreement(detail::Call::load_checkpoint, [&] {
-    detail::GeneratorState generator(file.arrays.at("generator"));
+    detail::GeneratorState generator(file.arrays.at("generator"), path);
     detail::CheckpointArrays(*core).read(file.arrays, file.header);
     generator.keep();
     core->spread_loaded();

@@ -36,7 +36,7 @@ class CheckpointChecks {
 
   /// In words; empty: all is as it must be.
   std::vector<std::string> differences() {
-    whole(header_, "num_tasks", 0, kAny);
+    whole(header_, "num_tasks", 0, kAny - 1);  // one more has to be counted
     const bool task = header_.contains("task");
     if (task) check_task(header_.at("task"));
     if (!found_.empty()) return found_;
@@ -92,7 +92,8 @@ class CheckpointChecks {
     const std::int64_t done = whole(task, "done", 0, std::max<std::int64_t>(0, announced));
     whole(task, "skipped", 0, std::max<std::int64_t>(0, done));
     training_ = flag(task, "training");
-    num_retain_batches_ = whole(task, "num_retain_batches", localized() && training_ ? 1 : 0, kAny);
+    num_retain_batches_ =
+        whole(task, "num_retain_batches", localized() && training_ ? 1 : 0, kAny - 1);
     if (done > 0 && !training_)
       found_.push_back("flag \"training\" of the file is false after a step");
     const auto last = task.find("last");

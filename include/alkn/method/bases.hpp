@@ -111,6 +111,7 @@ class ForeignBase : public Base, protected BaseAdapter {
   /// not in it.
   void save(torch::serialize::OutputArchive& archive) const override {
     auto& self = const_cast<ForeignBase&>(*this);  // param_groups are as before on return
+    self.check_options();                          // LibTorch casts them
     const SwapMasters swap(&self, self.masters_, {});
     Base::save(archive);
   }

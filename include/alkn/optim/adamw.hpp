@@ -91,6 +91,9 @@ class AdamW : public torch::optim::Optimizer {
   void forget_new_state();
 
   static const AdamWOptions& group_options(const torch::optim::OptimizerParamGroup& group);
+  /// Of a group that somebody may have given options of another class; throws for such.
+  static const AdamWOptions& checked_options(const torch::optim::OptimizerParamGroup& group,
+                                             std::size_t number);
 
   /// A slot with all that a plain AdamW step needs, after check_groups(). Creates the moments of a
   /// parameter with a gradient.

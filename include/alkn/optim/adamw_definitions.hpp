@@ -89,6 +89,15 @@ ALKN_COMPILED_INLINE const AdamWOptions& AdamW::group_options(
   return static_cast<const AdamWOptions&>(group.options());
 }
 
+ALKN_COMPILED_INLINE const AdamWOptions& AdamW::checked_options(
+    const torch::optim::OptimizerParamGroup& group, std::size_t number) {
+  const auto* options = dynamic_cast<const AdamWOptions*>(&group.options());
+  TORCH_CHECK_VALUE(
+      options, "alkn::AdamW: expected alkn::AdamWOptions, got options of another class (group ",
+      number, ")");
+  return *options;
+}
+
 ALKN_COMPILED_INLINE detail::StepSlot AdamW::plain_slot(std::size_t position, const Tensor& param,
                                                         const AdamWOptions& options, bool compact) {
   detail::StepSlot slot;
@@ -155,11 +164,7 @@ ALKN_COMPILED_INLINE void AdamW::check_groups(detail::GradientChecks gradients) 
   states_.clear();
   made_.clear();
   for (std::size_t g = 0; g < param_groups_.size(); ++g) {
-    const auto* options = dynamic_cast<const AdamWOptions*>(&param_groups_[g].options());
-    TORCH_CHECK_VALUE(
-        options, "alkn::AdamW: expected alkn::AdamWOptions, got options of another class (group ",
-        g, ")");
-    options->validate(fmt::format("group {}", g));
+    checked_options(param_groups_[g], g).validate(fmt::format("group {}", g));
     for (std::size_t k = 0; k < param_groups_[g].params().size(); ++k)
       states_.push_back(check_tensors(g, k, gradients));
   }

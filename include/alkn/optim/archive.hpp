@@ -24,7 +24,8 @@ struct AdamWArchive {
     archive.write("num_groups", c10::IValue(static_cast<std::int64_t>(groups.size())));
     std::int64_t index = 0;
     for (std::size_t g = 0; g < groups.size(); ++g) {
-      const AdamWOptions& o = AdamW::group_options(groups[g]);
+      const AdamWOptions& o = AdamW::checked_options(groups[g], g);
+      o.validate(fmt::format("group {}", g));  // as load() will
       torch::serialize::OutputArchive group(archive.compilation_unit());
       group.write("size", c10::IValue(static_cast<std::int64_t>(groups[g].params().size())));
       group.write("lr", c10::IValue(o.lr()));
@@ -54,6 +55,7 @@ struct AdamWArchive {
     std::vector<std::pair<const Tensor*, Loaded>> states;
     std::int64_t index = 0;
     for (std::size_t g = 0; g < groups.size(); ++g) {
+      static_cast<void>(AdamW::checked_options(groups[g], g));
       torch::serialize::InputArchive group;
       read(archive, "groups/" + std::to_string(g), group);
       const std::int64_t size = value(group, "size").toInt();

@@ -145,6 +145,8 @@ class UnlearnerCore {
     TORCH_CHECK(!task.broken, "alkn::Task: expected abandon() after a call that failed with some ",
                 "parameters written, got ", call);
   }
+  /// Throws unless the parameters, and their gradients, are as they were at construction.
+  void check_parameters(bool gradients);
   /// Gives a group the values of options, in the object that it has: the user may hold a reference.
   void put_options(torch::optim::OptimizerParamGroup& group,
                    std::unique_ptr<torch::optim::OptimizerOptions>& values);
@@ -198,7 +200,6 @@ class UnlearnerCore {
   void match_parameters(const std::vector<NamedParameter>& named);
   void take_given_masks();
   void run_step(StepMode mode, kernel::StepResult& result);
-  void check_parameters(bool gradients);
   void check_end() const;
   Backend backend() const;
   void start_training();

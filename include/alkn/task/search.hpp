@@ -62,6 +62,7 @@ auto UnlearnerCore::among_candidates(Search&& search) {
     return found;
   } catch (...) {
     if (task_->judging) put_back();
+    if (task_->dropped) abandon(/*must_restore=*/false);
     throw;
   }
 }

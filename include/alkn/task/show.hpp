@@ -15,7 +15,8 @@
 namespace alkn::detail {
 
 /// All the memory that swap_start takes to swap in and, in a destructor, to swap back: of each
-/// parameter without a master a view of room for the largest of its kind.
+/// parameter without a master a view of room for the largest of its kind; of one with a master,
+/// which has the fine-tuned weights, the candidate that a judge is looking at.
 ALKN_COMPILED_INLINE void UnlearnerCore::reserve_exchange() {
   std::vector<Tensor> kinds, rooms;
   const auto room_of = [&](const ParameterState& p) {
@@ -25,7 +26,9 @@ ALKN_COMPILED_INLINE void UnlearnerCore::reserve_exchange() {
   };
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const ParameterState& p = parameters_[i];
-    if (!shards_.owns(i) || base_.masters().get(p.param).defined()) continue;
+    if (!shards_.owns(i)) continue;
+    if (!task_->judging) base_.masters().get(p.param);  // takes over what somebody has written
+    if (is_low_precision(p.param)) continue;
     const auto options = p.param.options().requires_grad(false);
     const auto found = room_of(p);
     if (found == kinds.end())
@@ -40,9 +43,10 @@ ALKN_COMPILED_INLINE void UnlearnerCore::reserve_exchange() {
       continue;
     }
     const auto found = room_of(p);
-    rooms.push_back(found == kinds.end() || is_low_precision(p.param)
-                        ? Tensor()
-                        : found->narrow(0, 0, p.param.numel()).view(p.shape));
+    if (is_low_precision(p.param))
+      rooms.push_back(task_->judging ? p.param.detach().clone() : Tensor());
+    else
+      rooms.push_back(found->narrow(0, 0, p.param.numel()).view(p.shape));
   }
   task_->exchange = std::move(rooms);
 }
@@ -79,7 +83,8 @@ ALKN_COMPILED_INLINE void UnlearnerCore::swap_back() {
 }
 
 /// Exchanges the model's weights with those that are held, one way or the other. Low-precision
-/// parameters take the rounded start; their masters keep the fine-tuned values.
+/// parameters take the rounded start; their masters keep the fine-tuned values, and room is that of
+/// a candidate.
 ALKN_COMPILED_INLINE void UnlearnerCore::exchange_start() {
   const bool in = !task_->swapped;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
@@ -89,11 +94,11 @@ ALKN_COMPILED_INLINE void UnlearnerCore::exchange_start() {
       continue;
     }
     const Tensor master = base_.masters().find(p.param);
+    const Tensor& room = task_->exchange[i];
     if (master.defined()) {
-      p.param.copy_(in ? p.start : master);
+      p.param.copy_(in ? p.start : room.defined() ? room : master);
       base_.masters().agree(p.param);
     } else {
-      const Tensor& room = task_->exchange[i];
       room.copy_(p.param);
       p.param.copy_(p.start);
       p.start.copy_(room);

@@ -48,6 +48,7 @@ struct TaskState {
   /// While they are: for each parameter without a master room of its shape, shared by all.
   std::vector<Tensor> exchange;
   bool judging = false;  ///< a candidate of end(judge, bound) or end(target) is in the model
+  bool dropped = false;  ///< a judge has let the handle go: where end() throws, all is undone
   bool shown = false;    ///< those of a lambda are in the model, for weights_at()
   /// While a lambda's weights are in the model: the fine-tuned ones, in the order of the
   /// parameters; undefined where an fp32 master has them.

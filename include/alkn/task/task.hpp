@@ -55,6 +55,10 @@ class [[nodiscard]] Task {
   ~Task() {
     const auto held = core_.lock();
     if (!held || !held->runs(serial_)) return;
+    if (held->task().judging) {
+      held->task().dropped = true;
+      return;
+    }
     try {
       held->abandon(/*must_restore=*/false);
     } catch (...) {  // a destructor may not throw: the task stays open, the next begin_task says so
