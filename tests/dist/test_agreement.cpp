@@ -2,6 +2,7 @@
 // what fails on one alone changes nothing anywhere.
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
+#include <torch/optim/sgd.h>
 #include <torch/serialize/archive.h>
 
 #include <cmath>
@@ -110,6 +111,52 @@ TEST_CASE("other options, parameters, learning rates and calls are named on ever
               "betas 0.9 and 0.999, eps 1e-08, weight_decay 0.01, decay_vectors false, "
               "compact_state false on process 1 (construction)");
   }
+  for (const std::string& text : texts(2, [&](const Group& group) {
+         Model model;
+         const auto base = torch::optim::SGDOptions(0.1).momentum(group->rank() == 1 ? 0.5 : 0.9);
+         return error_of(
+             [&] { const alkn::ALKN<torch::optim::SGD> method(model.params, {}, base, group); });
+       })) {
+    const std::string rest = ", dampening 0, nesterov false, weight_decay 0 on process ";
+    CHECK(text == same + "group 0: lr 0.1, momentum 0.9" + rest +
+                      "0 and group 0: lr 0.1, momentum 0.5" + rest + "1 (construction)");
+  }
+  for (const std::string& text : texts(2, [&](const Group& group) {
+         Model model;
+         return error_of([&] {
+           const alkn::Processes processes(
+               group, group->rank() == 1 ? alkn::Sharding::none : alkn::Sharding::state);
+           const alkn::ALKN<> method(model.params, {}, alkn::AdamWOptions(), processes);
+         });
+       })) {
+    CHECK(text == same +
+                      "Sharding::state on process 0 and Sharding::none on process 1 "
+                      "(construction)");
+  }
+  for (const std::string& text : texts(2, [](const Group& group) {
+         using Masked = alkn::Unlearner<alkn::TokenNLL, alkn::GivenMask, alkn::Keep>;
+         Model model;
+         std::vector<alkn::NamedParameter> masks{{"bias", model["bias"].detach().gt(0)}};
+         if (group->rank() == 1) masks[0].tensor = model["bias"].detach().le(0);
+         return error_of([&] {
+           const Masked method(model.params, Masked::Options().masks(masks), alkn::AdamWOptions(),
+                               group);
+         });
+       })) {
+    CHECK(
+        text.starts_with("alkn::Unlearner: expected the same parameters and options on every "
+                         "process, got parameter \"bias\" Float [6] in group 0, "));
+    CHECK(text.find(" entries in its mask of hash ") != std::string::npos);
+  }
+  for (const std::string& text : texts(2, [](const Group& group) {
+         Model model;
+         alkn::ALKN<> method(model.params, {}, alkn::AdamWOptions(1e-3), group);
+         if (group->rank() == 0) model["weight"].set_requires_grad(false);
+         return error_of([&] { ignore(method.begin_task({.steps = 1})); });
+       })) {
+    CHECK(
+        text.starts_with(same + "parameter \"weight\" frozen on process 0 and group 0: lr 0.001"));
+  }
   for (const std::string& text : texts(
            2, [&](const Group& group) { return construct(group, {}, 1e-3, group->rank() == 1); })) {
     CHECK(text.starts_with(same + "parameter \"head\" Float [11, 6] in group 0 on process 0 and "
@@ -140,6 +187,133 @@ TEST_CASE("other options, parameters, learning rates and calls are named on ever
     CHECK(text ==
           "alkn::ALKN: expected the same call on every process, got end() of task 0 after 1 "
           "steps on process 0 and step() of task 0 after 1 steps on process 1");
+  }
+}
+
+TEST_CASE("other bounds and iterations of an end are named, and the task goes on") {
+  const auto judge = [] { return 0.0; };
+  for (const std::string& text : texts(2, [&](const Group& group) {
+         Running run(group);
+         const int more = group->rank();
+         std::string text = error_of([&] { ignore(run.task.end(judge, 3.0 - more, 2 + more)); });
+         text += "\n" + error_of([&] { ignore(run.task.end(judge, 3, 2 + more)); });
+         const double infinity = std::numeric_limits<double>::infinity();
+         text += "\n" + error_of([&] {
+                   ignore(run.task.end({.forget = judge,
+                                        .forget_bound = -infinity,
+                                        .keep = judge,
+                                        .keep_bound = more == 0 ? infinity : 1.0,
+                                        .iterations = 2}));
+                 });
+         run.task.end({.forget = judge,
+                       .forget_bound = -infinity,
+                       .keep = judge,
+                       .keep_bound = infinity,
+                       .iterations = 2});
+         return text;
+       })) {
+    CHECK(
+        text ==
+        "alkn::ALKN: expected the same arguments of end() on every process, got 3 on process 0 "
+        "and 2 on process 1\n"
+        "alkn::ALKN: expected the same parameters and options on every process, got end() by 2 "
+        "iterations on process 0 and end() by 3 iterations on process 1 (end())\n"
+        "alkn::ALKN: expected the same parameters and options on every process, got end() by 2 "
+        "iterations in [0, 10], keep_bound inf on process 0 and end() by 2 iterations in [0, 10], "
+        "keep_bound 1 on process 1 (end())");
+  }
+}
+
+TEST_CASE("share() beside another call is an error on both") {
+  const auto all = texts(2, [](const Group& group) {
+    Running run(group);
+    set_gradients(run.model);
+    std::string text = error_of([&] {
+      if (group->rank() == 0)
+        run.method.step();
+      else
+        ignore(group->share(1));
+    });
+    run.method.step();
+    run.task.end();
+    return text;
+  });
+  CHECK(all[0] ==
+        "alkn::ALKN: expected the same call on every process, got share() on process 1 and step() "
+        "on this one");
+  CHECK(all[1] == "alkn::Group: expected share() on every process, got another call on one");
+}
+
+TEST_CASE("a construction that fails on one process fails on all, at once") {
+  const auto all = texts(3, [](const Group& group) {
+    Model model;
+    const bool bad = group->rank() == 1;
+    std::string text = error_of([&] {
+      const alkn::ALKN<> method(model.params, alkn::ALKNOptions().negation(bad ? -1 : 2),
+                                alkn::AdamWOptions(), group);
+    });
+    text +=
+        "\n" + error_of([&] {
+          const alkn::ALKN<> method(model.params, {}, alkn::AdamWOptions(bad ? -1 : 1e-3), group);
+        });
+    const alkn::ALKN<> method(model.params, {}, alkn::AdamWOptions(), group);
+    return text;
+  });
+  const std::string others =
+      "alkn::ALKN: expected construction to go on on every process, got an error on process 1; "
+      "nothing was changed";
+  CHECK(all[0] == others + "\n" + others);
+  CHECK(all[1].find("negation") != std::string::npos);
+  CHECK(all[1].find("lr") != std::string::npos);
+  CHECK(all[2] == all[0]);
+}
+
+TEST_CASE("a scope that another process cannot open holds nothing") {
+  for (const std::string& text : texts(2, [](const Group& group) {
+         Running run(group);
+         const auto before = everything(run.method);
+         const auto& task = tiny::core_of(run.method).task();
+         const auto change = [&] {  // on one process
+           if (group->rank() == 1) run.model["bias"].set_data(at::zeros({7}));
+         };
+         const Tensor good = run.model["bias"].detach().clone();
+         change();
+         std::string text = error_of([&] { const auto scope = run.task.start_weights(); });
+         text += task.exchange.empty() && !task.swapped ? "" : " held";
+         error_of([&] { const auto scope = run.task.weights_at(1); });
+         text += task.tuned.empty() && task.scope() == nullptr ? "" : " held";
+         error_of([&] { run.task.abandon(); });
+         if (group->rank() == 1) run.model["bias"].set_data(good);
+         text += same_bits(everything(run.method), before) ? "" : " changed";
+         { const auto scope = run.task.start_weights(); }
+         text += same_bits(everything(run.method), before) ? "" : " changed";
+         run.task.end();
+         return group->rank() == 0 ? text : std::string();
+       })) {
+    CHECK((text.empty() ||
+           text == "alkn::ALKN: expected start_weights() to go on on every process, got an error "
+                   "on process 1; nothing was changed"));
+  }
+}
+
+TEST_CASE("abandon() within a scope, which fails on one process, leaves the scope open on all") {
+  for (const std::string& text : texts(2, [](const Group& group) {
+         Running run(group);
+         std::string text;
+         {
+           const auto scope = run.task.start_weights();
+           const auto start = run.model.copies();
+           const Tensor good = run.model["bias"].detach().clone();
+           if (group->rank() == 1) run.model["bias"].set_data(at::zeros({7}));
+           error_of([&] { run.task.abandon(); });
+           if (group->rank() == 1) run.model["bias"].set_data(good);
+           text = same_bits(run.model.copies(), start) ? "open" : "closed";
+           run.task.abandon();
+         }
+         const auto again = run.model.copies();
+         return text + (same_bits(again, Model().copies()) ? " restored" : " other weights");
+       })) {
+    CHECK(text == "open restored");
   }
 }
 
@@ -217,6 +391,33 @@ TEST_CASE("a process that throws in the middle of a call ends it for all, and ev
                         "; this process's weights are unspecified, the last checkpoint is whole\n"
                         "alkn::ALKN: expected a group that works, got one that failed in step() "
                         "(end()); start the processes again from the last checkpoint");
+  }
+}
+
+TEST_CASE("a judge in which the wire is cut says so once") {
+  const auto all = texts(2, [](const Group& group) {
+    Running run(group);
+    const std::int64_t next = group->num_collectives;
+    const auto judge = [&] {
+      group->before = [&](std::int64_t) {
+        if (group->rank() == 1) throw std::runtime_error("the wire is cut");
+      };
+      const auto scope = run.task.start_weights();
+      return 0.0;
+    };
+    const std::string first = error_of([&] { ignore(run.task.end(judge, 1)); });
+    const std::int64_t messages = group->num_messages;
+    const std::string second = error_of([&] { run.task.abandon(); });
+    return first + (messages == group->num_messages && next < group->num_collectives ? "\n" : "?") +
+           second;
+  });
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const std::string what = i == 1 ? "the wire is cut" : "a process did not come in time";
+    CHECK(all[i] == "alkn::ALKN: expected all 2 processes in start_weights(), got " + what +
+                        "; this process's weights are unspecified, the last checkpoint is whole\n"
+                        "alkn::ALKN: expected a group that works, got one that failed in "
+                        "start_weights() (abandon()); start the processes again from the last "
+                        "checkpoint");
   }
 }
 

@@ -143,6 +143,10 @@ class ForeignBase : public Base, protected BaseAdapter {
         if (rules.masks) check_masked_eps(rules.owner, known->eps(), where);
       }
     };
+    text_ = [](const torch::optim::OptimizerOptions& own) {
+      const auto* known = dynamic_cast<const BaseOptions*>(&own);
+      return known != nullptr ? base_options_text(*known) : fmt::format("lr {}", own.get_lr());
+    };
     assign_ = [](torch::optim::OptimizerOptions& to, const torch::optim::OptimizerOptions& from) {
       static_cast<BaseOptions&>(to) = static_cast<const BaseOptions&>(from);
     };
@@ -172,7 +176,7 @@ class ForeignBase : public Base, protected BaseAdapter {
       check_(this->param_groups_[g].options(), fmt::format("group {}", g));
   }
   std::string options_text(std::size_t group) const override {
-    return fmt::format("lr {}", this->param_groups_[group].options().get_lr());
+    return text_(this->param_groups_[group].options());
   }
   void assign_options(torch::optim::OptimizerOptions& to,
                       const torch::optim::OptimizerOptions& from) override {
@@ -186,6 +190,7 @@ class ForeignBase : public Base, protected BaseAdapter {
   // what is known of the class of the options in the constructor alone
   std::function<OptimizerState(const Groups&)> fresh_;
   std::function<void(const torch::optim::OptimizerOptions&, const std::string& where)> check_;
+  std::function<std::string(const torch::optim::OptimizerOptions&)> text_;
   std::function<void(torch::optim::OptimizerOptions& to, const torch::optim::OptimizerOptions&)>
       assign_;
 };

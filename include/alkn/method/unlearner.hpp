@@ -60,6 +60,15 @@ struct OptionLines {
   }
 };
 
+/// Whether a construction has come to its core, which meets the other processes by itself.
+struct Entered {
+  bool yes = false;
+  const Processes& operator()(const Processes& processes) {
+    yes = true;
+    return processes;
+  }
+};
+
 /// The way of checkpoints and tests into an Unlearner.
 struct CoreAccess {
   template <class Method>
@@ -120,7 +129,8 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   template <NamedParameters Named, class GroupOptions, class BaseOptions>
   Unlearner(const Named& named, const std::vector<ParameterGroup<GroupOptions>>& groups,
             const Options& options, const BaseOptions& base, const Processes& processes = {})
-      : Unlearner(checked(named, options), groups, options, base, processes, 0) {}
+      : Unlearner(checked(named, options, processes), groups, options, base, processes,
+                  detail::Entered()) {}
 
   Unlearner(const Unlearner&) = delete;
   Unlearner& operator=(const Unlearner&) = delete;
@@ -228,14 +238,18 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   template <class GroupOptions, class BaseOptions>
   Unlearner(std::vector<NamedParameter> params,
             const std::vector<ParameterGroup<GroupOptions>>& groups, const Options& options,
-            const BaseOptions& base, const Processes& processes, int)
+            const BaseOptions& base, const Processes& processes, detail::Entered&& entered) try
       : BaseClass({method_name(), Mask::kKind != kernel::MaskKind::none, options.backend()},
                   detail::make_groups<Base>(method_name(), params, groups, base),
                   detail::base_options<Base>(base)),
         options_(options),
         core_(std::make_shared<detail::UnlearnerCore>(static_cast<detail::BaseAdapter&>(*this),
-                                                      settings(), params, processes,
-                                                      option_lines(processes))) {}
+                                                      settings(), params, entered(processes),
+                                                      option_lines(processes))) {
+  } catch (...) {
+    if (!entered.yes) detail::refuse_construction(processes, method_name());
+    throw;
+  }
 
   [[nodiscard]] std::vector<std::string> option_lines(const Processes& processes) const {
     std::vector<std::string> lines;
@@ -244,9 +258,15 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   }
 
   template <NamedParameters Named>
-  static std::vector<NamedParameter> checked(const Named& named, const Options& options) {
-    options.validate(method_name());
-    return detail::collect_parameters(method_name(), named);
+  static std::vector<NamedParameter> checked(const Named& named, const Options& options,
+                                             const Processes& processes) {
+    try {
+      options.validate(method_name());
+      return detail::collect_parameters(method_name(), named);
+    } catch (...) {
+      detail::refuse_construction(processes, method_name());
+      throw;
+    }
   }
 
   [[nodiscard]] detail::MethodSettings settings() const {

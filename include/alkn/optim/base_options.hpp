@@ -1,9 +1,11 @@
 // The numbers in the options of LibTorch's optimizers, which LibTorch checks in the defaults alone.
 #pragma once
 
+#include <fmt/format.h>
 #include <alkn/option.hpp>
 
 #include <limits>
+#include <string>
 #include <string_view>
 #include <tuple>
 
@@ -32,6 +34,29 @@ void check_base_options(std::string_view owner, const Options& options, std::str
     check("weight_decay", options.weight_decay(), Range::non_negative());
   if constexpr (requires { options.lr_decay(); })
     check("lr_decay", options.lr_decay(), Range::non_negative());
+}
+
+/// The options of any first-order optimizer in words.
+template <class Options>
+std::string base_options_text(const Options& options) {
+  std::string text = fmt::format("lr {}", options.get_lr());
+  const auto add = [&](std::string_view field, const auto& value) {
+    text += fmt::format(", {} {}", field, value);
+  };
+  if constexpr (requires { std::get<1>(options.betas()); }) {
+    add("betas[0]", std::get<0>(options.betas()));
+    add("betas[1]", std::get<1>(options.betas()));
+  }
+  if constexpr (requires { options.eps(); }) add("eps", options.eps());
+  if constexpr (requires { options.alpha(); }) add("alpha", options.alpha());
+  if constexpr (requires { options.momentum(); }) add("momentum", options.momentum());
+  if constexpr (requires { options.dampening(); }) add("dampening", options.dampening());
+  if constexpr (requires { options.nesterov(); }) add("nesterov", options.nesterov());
+  if constexpr (requires { options.centered(); }) add("centered", options.centered());
+  if constexpr (requires { options.amsgrad(); }) add("amsgrad", options.amsgrad());
+  if constexpr (requires { options.weight_decay(); }) add("weight_decay", options.weight_decay());
+  if constexpr (requires { options.lr_decay(); }) add("lr_decay", options.lr_decay());
+  return text;
 }
 
 /// Throws unless eps is a normal number of fp32: an entry whose gradient was masked in every step

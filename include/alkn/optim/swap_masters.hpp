@@ -18,9 +18,8 @@ class SwapMasters {
  public:
   /// @param optimizer null: nothing is swapped
   /// @param gradients per parameter in group order; undefined: the parameter's own gradient in fp32
-  /// @param owned per parameter: false where it has its master in another process; empty: all here
   SwapMasters(torch::optim::Optimizer* optimizer, Masters& masters,
-              const std::vector<Tensor>& gradients, const std::vector<char>& owned = {})
+              const std::vector<Tensor>& gradients)
       : masters_(masters) {
     if (optimizer == nullptr) return;
     std::vector<Tensor> grads;
@@ -28,7 +27,6 @@ class SwapMasters {
     for (auto& group : optimizer->param_groups()) {
       for (Tensor& param : group.params()) {
         const std::size_t index = i++;
-        if (index < owned.size() && owned[index] == 0) continue;
         Tensor master = masters.get(param);
         if (!master.defined()) continue;
         Tensor grad = index < gradients.size() ? gradients[index] : Tensor();

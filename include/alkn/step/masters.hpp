@@ -15,12 +15,14 @@ namespace alkn::detail {
 /// last place add up.
 class Masters {
  public:
-  /// The master of `param`, [shape] fp32 contiguous; undefined for float and double. An entry of
+  /// The master of `param`, [shape] fp32 contiguous; undefined for float and double, and where
+  /// another process has it. An entry of
   /// the parameter that somebody else has written since the last step is taken over. The reference
   /// is good until adopt().
   const Tensor& get(const Tensor& param) {
     if (!is_low_precision(param)) return none_;
     Entry& entry = entries_[param.unsafeGetTensorImpl()];
+    if (entry.elsewhere) return none_;
     const auto version = param._version();
     if (!entry.values.defined() || entry.values.sizes() != param.sizes() ||
         entry.values.device() != param.device()) {
@@ -51,11 +53,17 @@ class Masters {
       entries_.erase(param.unsafeGetTensorImpl());
   }
 
+  /// Another process has the master of `param`: until adopt() there is none here.
+  void leave(const Tensor& param) {
+    if (is_low_precision(param))
+      entries_[param.unsafeGetTensorImpl()] = {.values = {}, .elsewhere = true};
+  }
+
   /// To be called when parameter and master agree: after a step, or after both were restored.
   void agree(const Tensor& param) {
     if (!is_low_precision(param)) return;
     const auto found = entries_.find(param.unsafeGetTensorImpl());
-    if (found == entries_.end()) return;
+    if (found == entries_.end() || found->second.elsewhere) return;
     found->second.note(param);
   }
 
@@ -67,6 +75,7 @@ class Masters {
     // cannot get its address.
     c10::Storage storage = {};
     const void* data = nullptr;
+    bool elsewhere = false;
 
     [[nodiscard]] bool is_at(const Tensor& param) const {
       return data == param.const_data_ptr() &&

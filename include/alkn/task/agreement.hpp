@@ -37,13 +37,18 @@ enum class Call : std::uint16_t {
 const char* call_name(Call call);
 
 /// A 64-bit FNV-1a hash. @param from the hash of what came before
-std::uint64_t text_hash(const std::string& text, std::uint64_t from = 14695981039346656037U);
+std::uint64_t bytes_hash(const void* data, std::size_t size, std::uint64_t from);
+inline std::uint64_t text_hash(const std::string& text,
+                               std::uint64_t from = 14695981039346656037U) {
+  return bytes_hash(text.data(), text.size(), from);
+}
 
 /// Where a process stands when it makes a call.
 struct CallState {
   Call call = Call::construction;
   std::int64_t task = 0, step = 0;
   double argument = 0;         ///< the number of steps, lambda, a judge's value
+  std::string asked = {};      ///< further arguments in words, among the settings
   bool same_argument = true;   ///< whether all must have the same
   std::uint64_t settings = 0;  ///< hash of what settings_lines() says
 };
@@ -70,7 +75,7 @@ class Agreement {
     try {
       return body();
     } catch (...) {
-      if (agreed_) {
+      if (agreed_ || !failure_.empty()) {  // an inner call has said all
         agreed_ = false;
         throw;
       }
@@ -96,9 +101,12 @@ class Agreement {
   std::shared_ptr<Group> group_;
   std::string owner_;
   std::string failure_;
-  std::int64_t calls_ = 0;
   bool agreed_ = false;
 };
+
+/// In a handler, before a construction has met the other processes: tells them that it will not.
+/// Returns without a group; else throws what is handled, or what went wrong in the group.
+void refuse_construction(const Processes& processes, const char* owner);
 
 }  // namespace alkn::detail
 

@@ -19,15 +19,15 @@ namespace alkn::detail {
 
 /// What one process says of a call. Sent as it is: all run the same build.
 struct CallRecord {
-  std::uint32_t library =
-      0x414c0000U + ALKN_VERSION_MAJOR * 256 + ALKN_VERSION_MINOR;  ///< and its version
+  static constexpr std::uint16_t kTag = 0x414c;  ///< tells it from the message of Group::share()
+  std::uint16_t version = ALKN_VERSION_MAJOR * 256 + ALKN_VERSION_MINOR;
+  std::uint16_t tag = kTag;
   std::uint16_t call = 0;
   std::uint16_t threw = 0;  ///< its checks did
-  std::int64_t number = 0;  ///< of the calls so far
   std::int64_t task = 0, step = 0;
   double argument = 0;
   std::uint64_t settings = 0;
-  std::uint64_t unused[2] = {};
+  std::uint64_t unused[3] = {};
 };
 static_assert(sizeof(CallRecord) == sizeof(GroupMessage));
 
@@ -63,27 +63,33 @@ ALKN_COMPILED_INLINE const char* call_name(Call call) {
   return index < std::size(kNames) ? kNames[index] : "an unknown call";
 }
 
-ALKN_COMPILED_INLINE std::uint64_t text_hash(const std::string& text, std::uint64_t from) {
-  for (const char c : text) from = (from ^ static_cast<unsigned char>(c)) * 1099511628211U;
+ALKN_COMPILED_INLINE std::uint64_t bytes_hash(const void* data, std::size_t size,
+                                              std::uint64_t from) {
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  for (std::size_t i = 0; i < size; ++i) from = (from ^ bytes[i]) * 1099511628211U;
   return from;
 }
 
 ALKN_COMPILED_INLINE std::vector<double> Agreement::meet(
     const CallState& mine, const std::function<void()>& checks,
     const std::function<std::vector<std::string>()>& settings) {
-  TORCH_CHECK(failure_.empty(), "alkn::", owner_, ": expected a group that works, got one that ",
-              failure_, " (", call_name(mine.call),
-              "); start the processes again from the last checkpoint");
+  const auto check_works = [&] {
+    TORCH_CHECK(failure_.empty(), "alkn::", owner_, ": expected a group that works, got one that ",
+                failure_, " (", call_name(mine.call),
+                "); start the processes again from the last checkpoint");
+  };
+  check_works();
   std::exception_ptr error;
   try {
     checks();
   } catch (...) {
     error = std::current_exception();
   }
+  if (error && !failure_.empty()) std::rethrow_exception(error);  // of a call among the checks
+  check_works();
   CallRecord own;
   own.call = static_cast<std::uint16_t>(mine.call);
   own.threw = error ? 1 : 0;
-  own.number = calls_++;
   own.task = mine.task;
   own.step = mine.step;
   own.argument = mine.argument;
@@ -104,9 +110,12 @@ ALKN_COMPILED_INLINE std::vector<double> Agreement::meet(
   std::vector<double> arguments;
   for (std::size_t i = 0; i < all.size(); ++i) {
     const CallRecord& other = all[i];
+    TORCH_CHECK(other.tag == CallRecord::kTag, "alkn::", owner_,
+                ": expected the same call on every process, got share() on process ", i, " and ",
+                call_name(mine.call), " on this one");
     if (other.threw != 0) threw.push_back(static_cast<int>(i));
     arguments.push_back(other.argument);
-    TORCH_CHECK(other.library == first.library, "alkn::", owner_,
+    TORCH_CHECK(other.version == first.version, "alkn::", owner_,
                 ": expected one version of alkn on every process, got others on 0 and on ", i);
     TORCH_CHECK(other.call == first.call && other.task == first.task && other.step == first.step,
                 "alkn::", owner_, ": expected the same call on every process, got ", place(first),
@@ -164,6 +173,13 @@ ALKN_COMPILED_INLINE std::vector<std::string> Agreement::other_lines(
   for (std::size_t end = 0; (end = all.find('\n', begin)) != std::string::npos; begin = end + 1)
     lines.push_back(all.substr(begin, end - begin));
   return lines;
+}
+
+ALKN_COMPILED_INLINE void refuse_construction(const Processes& processes, const char* owner) {
+  if (!processes.group) return;
+  const std::exception_ptr error = std::current_exception();
+  Agreement(processes.group, owner)
+      .meet({.call = Call::construction}, [&] { std::rethrow_exception(error); }, {});
 }
 
 ALKN_COMPILED_INLINE void Agreement::fail(Call call) {

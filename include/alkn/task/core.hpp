@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -158,18 +159,22 @@ class UnlearnerCore {
   /// A call that the processes of a group make together: `checks` is what can fail on one of them
   /// alone, `body` what has to happen on all.
   /// @param argument of the call, which all must give alike
+  /// @param asked () -> further arguments in words, likewise
   template <class Checks, class Body>
-  auto together(Call call, double argument, const Checks& checks, const Body& body) {
+  auto together(Call call, double argument, const Checks& checks, const Body& body,
+                const std::function<std::string()>& asked = {}) {
     if (!shards_.active()) {
       checks();
       return body();
     }
-    CallState state{.call = call, .argument = argument};
+    CallState state{.call = call, .argument = argument, .asked = asked ? asked() : std::string()};
     meet(state, checks);
     return agreement_.watch(call, body);
   }
   std::vector<double> meet(CallState& state, const std::function<void()>& checks);
-  [[nodiscard]] std::vector<std::string> settings_lines();
+  [[nodiscard]] std::vector<std::string> fixed_lines() const;
+  [[nodiscard]] std::vector<std::string> settings_lines(const std::string& asked);
+  [[nodiscard]] std::uint64_t settings_hash(const std::string& asked);
   void share_parameters(std::size_t first);
   struct HiddenGradients;
   void forget_others(std::size_t first);
@@ -194,7 +199,6 @@ class UnlearnerCore {
   void check_retain_gradient();
   void check_step(StepMode& mode);
   void take_step(StepMode mode);
-  [[nodiscard]] std::vector<char> owned() const;
   [[nodiscard]] std::vector<std::int64_t> parameter_sizes() const;
   TaskReport commit(double lambda, bool reduced);
   void match_parameters(const std::vector<NamedParameter>& named);
@@ -266,6 +270,7 @@ class UnlearnerCore {
   Agreement agreement_;
   std::vector<std::string> options_;
   std::vector<std::string> differed_;
+  std::optional<std::uint64_t> fixed_hash_;  ///< of fixed_lines(), until there are others
   bool archives_share_ = false;
 };
 

@@ -137,12 +137,13 @@ ALKN_COMPILED_INLINE void UnlearnerCore::abandon(bool must_restore) {
     TORCH_CHECK(can_restore || !must_restore, "alkn::", settings_.owner,
                 ": expected held weights to go back to, got none after ", task_->done,
                 " steps; construct with rollback(true) to be able to abandon");
-    if (!holds_start()) return;
-    check_parameters(false);
-    swap_back();
+    if (holds_start()) check_parameters(false);
   };
   together(Call::abandon, 0, checks, [&] {
-    if (holds_start()) restore_start();
+    if (holds_start()) {
+      swap_back();
+      restore_start();
+    }
     // nothing below throws
     close(task_->state_before);
   });

@@ -31,19 +31,48 @@ struct UnlearnerCore::HiddenGradients {
   }
 };
 
-/// What all processes must have alike: the method, its options, the parameters, the groups'
-/// options.
-ALKN_COMPILED_INLINE std::vector<std::string> UnlearnerCore::settings_lines() {
-  std::vector<std::string> lines{fmt::format("method {}", settings_.owner)};
+/// What all processes must have alike and keep: the method, its options, the parameters.
+ALKN_COMPILED_INLINE std::vector<std::string> UnlearnerCore::fixed_lines() const {
+  std::vector<std::string> lines{fmt::format("method {}", settings_.owner),
+                                 shards_.sharded() ? "Sharding::state" : "Sharding::none"};
   for (const std::string& option : options_) lines.push_back("option " + option);
   for (const ParameterState& p : parameters_) {
     lines.push_back(fmt::format("parameter \"{}\" {} [{}] in group {}", p.name,
                                 c10::toString(p.dtype), fmt::join(p.shape, ", "), p.group));
+    if (settings_.mask == kernel::MaskKind::given)
+      lines.back() +=
+          fmt::format(", {} entries in its mask of hash {:016x}", p.num_given, p.given_hash);
+  }
+  return lines;
+}
+
+/// What all processes must have alike at a call: that, which parameters are frozen, the groups'
+/// options, the call's arguments.
+ALKN_COMPILED_INLINE std::vector<std::string> UnlearnerCore::settings_lines(
+    const std::string& asked) {
+  std::vector<std::string> lines = fixed_lines();
+  for (const ParameterState& p : parameters_) {
+    if (!p.param.requires_grad()) lines.push_back(fmt::format("parameter \"{}\" frozen", p.name));
   }
   const auto& groups = base_.optimizer().param_groups();
   for (std::size_t g = 0; g < groups.size(); ++g)
     lines.push_back(fmt::format("group {}: {}", g, base_.options_text(g)));
+  if (!asked.empty()) lines.push_back(asked);
   return lines;
+}
+
+/// A hash of settings_lines(); what does not change from step to step is hashed once.
+ALKN_COMPILED_INLINE std::uint64_t UnlearnerCore::settings_hash(const std::string& asked) {
+  if (!fixed_hash_) {
+    std::uint64_t fixed = text_hash("");
+    for (const std::string& line : fixed_lines()) fixed = text_hash(line + "\n", fixed);
+    fixed_hash_ = fixed;
+  }
+  std::string now;
+  for (const ParameterState& p : parameters_) now.push_back(p.param.requires_grad() ? '1' : '0');
+  const auto& groups = base_.optimizer().param_groups();
+  for (std::size_t g = 0; g < groups.size(); ++g) now.append("\n").append(base_.options_text(g));
+  return text_hash(now.append("\n").append(asked), *fixed_hash_);
 }
 
 /// @param state with call and argument; the rest is filled in
@@ -51,12 +80,11 @@ ALKN_COMPILED_INLINE std::vector<double> UnlearnerCore::meet(CallState& state,
                                                              const std::function<void()>& checks) {
   const auto here = [&] {
     checks();
-    for (const std::string& line : settings_lines())
-      state.settings = text_hash(line + "\n", state.settings);
+    state.settings = settings_hash(state.asked);
   };
   state.task = num_tasks_;
   state.step = task_ ? task_->done : 0;
-  return agreement_.meet(state, here, [this] { return settings_lines(); });
+  return agreement_.meet(state, here, [&] { return settings_lines(state.asked); });
 }
 
 /// Deals the parameters from `first` on, and gives all processes the values of process 0.
@@ -80,13 +108,16 @@ ALKN_COMPILED_INLINE void UnlearnerCore::share_parameters(std::size_t first) {
   }
 }
 
-/// Drops what the base has of the parameters from `first` on whose state is elsewhere.
+/// Drops what there is of the parameters from `first` on whose state is elsewhere.
 ALKN_COMPILED_INLINE void UnlearnerCore::forget_others(std::size_t first) {
   const auto others = [this](std::size_t i) { return !shards_.owns(i); };
   forget_state(base_.optimizer().state(), first, others);
   if (task_) forget_state(task_->state_before, first, others);
   for (std::size_t i = first; i < parameters_.size(); ++i) {
-    if (!shards_.owns(i)) base_.masters().adopt(parameters_[i].param, Tensor());
+    if (!shards_.owns(i)) base_.masters().leave(parameters_[i].param);
+  }
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {  // all have been made anew
+    if (!shards_.owns(i)) parameters_[i].given = Tensor();
   }
 }
 
@@ -174,14 +205,6 @@ ALKN_COMPILED_INLINE void UnlearnerCore::share_results() {
 ALKN_COMPILED_INLINE std::vector<TensorReport> UnlearnerCore::tensor_reports() {
   return together(
       Call::last_tensors, 0, [] {}, [&] { return report(0, false).tensors; });
-}
-
-/// Per parameter: whether its state is here; empty: all of it.
-ALKN_COMPILED_INLINE std::vector<char> UnlearnerCore::owned() const {
-  std::vector<char> owned;
-  for (std::size_t i = 0; shards_.sharded() && i < parameters_.size(); ++i)
-    owned.push_back(shards_.owns(i) ? 1 : 0);
-  return owned;
 }
 
 ALKN_COMPILED_INLINE std::vector<std::int64_t> UnlearnerCore::parameter_sizes() const {

@@ -33,10 +33,10 @@ ALKN_COMPILED_INLINE UnlearnerCore::UnlearnerCore(BaseAdapter& base, MethodSetti
       options_(std::move(options)) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
-  TORCH_CHECK_VALUE(settings_.masked == Masked::gradient || base_.fused(),
-                    "alkn::", settings_.owner,
-                    ": expected alkn::AdamW as Base for Masked::freeze, got another optimizer");
   const auto checks = [&] {
+    TORCH_CHECK_VALUE(settings_.masked == Masked::gradient || base_.fused(),
+                      "alkn::", settings_.owner,
+                      ": expected alkn::AdamW as Base for Masked::freeze, got another optimizer");
     match_parameters(params);
     take_given_masks();
     for (const ParameterState& p : parameters_) check_backend(p.param, p.name);
@@ -49,7 +49,7 @@ ALKN_COMPILED_INLINE UnlearnerCore::UnlearnerCore(BaseAdapter& base, MethodSetti
 
 ALKN_COMPILED_INLINE OptimizerState UnlearnerCore::fresh_state() {
   if (base_.fused()) return {};
-  const SwapMasters swap(&base_.optimizer(), base_.masters(), {}, owned());
+  const SwapMasters swap(&base_.optimizer(), base_.masters(), {});
   return shards_.sharded() ? own_fresh_state() : base_.fresh_state();  // a move may need memory
 }
 
@@ -114,6 +114,8 @@ ALKN_COMPILED_INLINE void UnlearnerCore::take_given_masks() {
         " (", place(p), ")");
     p.given = pack_bits(mask.to(p.device));
     p.num_given = count_bits(p.given);
+    if (shards_.active())
+      p.given_hash = bytes_hash(p.given.const_data_ptr(), p.given.nbytes(), text_hash(""));
     masks.erase(p.name);
   }
   TORCH_CHECK_VALUE(masks.empty(), "alkn::", settings_.owner,
@@ -172,12 +174,14 @@ ALKN_COMPILED_INLINE void UnlearnerCore::add_parameters(const NewGroup& given) {
   const std::size_t num_groups = base_.optimizer().param_groups().size();
   try {
     const auto append = [&] {
+      fixed_hash_.reset();
       std::unique_ptr<torch::optim::OptimizerOptions> options;
       const std::vector<NamedParameter> params = given(options);
       append_parameters(params, std::move(options));
     };
     together(Call::add_named_parameters, 0, append, [&] { share_parameters(first); });
   } catch (...) {  // on this process it may have gone well
+    fixed_hash_.reset();
     if (parameters_.size() > first) {
       forget_state(base_.optimizer().state(), first, [](std::size_t) { return true; });
       for (std::size_t i = first; i < parameters_.size(); ++i)

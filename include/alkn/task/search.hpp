@@ -94,8 +94,9 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const std::function<doub
     }
     return low;
   };
-  const double found =
-      together(Call::end, bound + iterations, checks, [&] { return among_candidates(search); });
+  const double found = together(
+      Call::end, bound, checks, [&] { return among_candidates(search); },
+      [&] { return fmt::format("end() by {} iterations", iterations); });
   return end_task(found, found < full);
 }
 
@@ -182,10 +183,14 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const EndTarget& target)
                [this](const std::function<double()>& judge) { return ask(judge); })
         .run();
   };
-  const double asked = target.forget_bound + 2 * target.max_lambda + target.iterations +
-                       (target.keep ? 3 * target.keep_bound : 0.5);
-  const JudgedLambda found =
-      together(Call::end, asked, checks, [&] { return among_candidates(search); });
+  const auto asked = [&] {
+    return fmt::format("end() by {} iterations in [0, {}], {}", target.iterations,
+                       target.max_lambda,
+                       target.keep ? fmt::format("keep_bound {}", target.keep_bound)
+                                   : std::string("no judge of what is kept"));
+  };
+  const JudgedLambda found = together(
+      Call::end, target.forget_bound, checks, [&] { return among_candidates(search); }, asked);
   TaskReport result = end_task(found.lambda, found.lambda < task_lambda());
   result.forget_judged = found.forget;
   result.keep_judged = found.keep;

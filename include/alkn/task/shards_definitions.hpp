@@ -82,7 +82,8 @@ ALKN_COMPILED_INLINE void Shards::sum(std::vector<double>& values) const {
 ALKN_COMPILED_INLINE void Shards::average(
     const std::vector<Tensor>& values, const std::vector<char>& present,
     const std::function<void(std::size_t, std::int64_t, const Tensor&)>& take) const {
-  Tensor buffer;
+  Tensor buffer, flat;  // of the parameter numbered `flat_of`, which may go on in the next bucket
+  std::size_t flat_of = values.size();
   for (const Bucket& bucket : buckets_) {
     std::int64_t total = 0;
     for (const Piece& piece : bucket.pieces) total += present[piece.param] != 0 ? piece.count : 0;
@@ -95,10 +96,13 @@ ALKN_COMPILED_INLINE void Shards::average(
       const Tensor part = all.narrow(0, at, piece.count);
       at += piece.count;
       const Tensor& value = values[piece.param];
-      if (value.defined())
-        part.copy_(value.reshape({-1}).narrow(0, piece.begin, piece.count));
-      else
+      if (!value.defined()) {
         part.zero_();
+        continue;
+      }
+      if (flat_of != piece.param) flat = value.reshape({-1});
+      flat_of = piece.param;
+      part.copy_(flat.narrow(0, piece.begin, piece.count));
     }
     if (sharded())
       processes_.group->reduce(all, bucket.owner);

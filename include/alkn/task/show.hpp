@@ -59,11 +59,16 @@ ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::swap_start() {
     check_parameters(false);
     if (holds_start()) reserve_exchange();
   };
-  together(Call::start_weights, 0, prepare, [&] {
-    if (!holds_start()) return;
-    exchange_start();
-    send_all_weights();
-  });
+  try {
+    together(Call::start_weights, 0, prepare, [&] {
+      if (!holds_start()) return;
+      exchange_start();
+      send_all_weights();
+    });
+  } catch (...) {  // of another process
+    task_->exchange.clear();
+    throw;
+  }
   task_->swapped = true;
   return ++task_->num_swaps;
 }
@@ -175,15 +180,20 @@ ALKN_COMPILED_INLINE void UnlearnerCore::show_lambda(double lambda) {
     settle();
     hold_tuned();
   };
-  together(Call::weights_at, lambda, prepare, [&] {
-    task_->shown = true;
-    try {
-      show(lambda);
-    } catch (...) {
-      show_tuned();
-      throw;
-    }
-  });
+  try {
+    together(Call::weights_at, lambda, prepare, [&] {
+      task_->shown = true;
+      try {
+        show(lambda);
+      } catch (...) {
+        show_tuned();
+        throw;
+      }
+    });
+  } catch (...) {  // of another process: nothing was shown
+    if (!task_->shown) task_->tuned.clear();
+    throw;
+  }
 }
 
 }  // namespace alkn::detail

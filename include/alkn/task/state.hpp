@@ -76,8 +76,9 @@ struct ParameterState {
   at::DimVector shape;
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
-  Tensor given;                ///< words of the user's mask
-  std::int64_t num_given = 0;  ///< its set bits
+  Tensor given;                  ///< words of the user's mask
+  std::int64_t num_given = 0;    ///< its set bits
+  std::uint64_t given_hash = 0;  ///< of the words, with a group
   // history
   Tensor used;                      ///< words of M; undefined before the first task ends
   std::optional<double> threshold;  ///< learned in the first task that trained it

@@ -29,7 +29,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::plain_step() {
           if (base_.fused()) {
             base_.base_step();
           } else {
-            SwapMasters swap(&base_.optimizer(), base_.masters(), {}, owned());
+            SwapMasters swap(&base_.optimizer(), base_.masters(), {});
             base_.base_step();
             swap.write_back();
           }
@@ -149,21 +149,19 @@ ALKN_COMPILED_INLINE void UnlearnerCore::settle() {
 ALKN_COMPILED_INLINE void UnlearnerCore::take_results(const kernel::StepResult& result) {
   TaskState& task = *task_;
   double on = 0, all = 0;
+  const std::vector<char>& present = shards_.active() ? present_ : stepped_;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     ParameterState& p = parameters_[i];
-    if (!shards_.owns(i)) continue;  // share_results() has them
-    if (stepped_[i] == 0) {
+    if (present[i] == 0) {
       p.num_trained = 0;
-      continue;
-    }
-    if (!result.skipped) {
+    } else if (!result.skipped && shards_.owns(i)) {  // share_results() has the others'
       p.num_trained = num_trained(p, slots_[i]);
       if (slots_[i].learns_threshold) p.eta = slots_[i].threshold;  // only where one was due
     }
   }
   if (!result.skipped) share_results();
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    if ((shards_.active() ? present_ : stepped_)[i] == 0) continue;
+    if (present[i] == 0) continue;
     on += static_cast<double>(parameters_[i].num_trained);
     all += static_cast<double>(parameters_[i].param.numel());
   }
@@ -251,7 +249,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::foreign_step(const std::vector<Tensor>&
   const auto& localized = settings_.localized;
   gradients_.clear();
   for (const ParameterState& p : parameters_) gradients_.push_back(p.masked_grad);
-  SwapMasters swap(&base_.optimizer(), base_.masters(), gradients_, owned());
+  SwapMasters swap(&base_.optimizer(), base_.masters(), gradients_);
   base_.base_step();
   std::size_t i = 0;
   for (auto& group : base_.optimizer().param_groups()) {
