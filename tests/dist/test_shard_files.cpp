@@ -252,3 +252,38 @@ TEST_CASE(
   CHECK(damaged[1].find("shard-1-of-2") != std::string::npos);
   CHECK(damaged[1].find("changed") == std::string::npos);
 }
+
+TEST_CASE(
+    "an index that cannot be written leaves the last checkpoint, and no file of the new one") {
+  const Folder folder;
+  const auto index = folder.path / "index.json", aside = folder.path / "aside.json";
+  std::vector<std::string> texts(2);
+  threads::run_all(2, [&](const Group& group) {
+    Run<ALKN, alkn::AdamWOptions> run(group, at::kFloat, alkn::AdamWOptions(1e-2));
+    run.to_the_middle();
+    alkn::save_checkpoint(folder.path, run.method);
+    const auto saved = run.model.copies();
+    if (run.rank == 0) {
+      std::filesystem::rename(index, aside);
+      std::filesystem::create_directory(index);
+    }
+    run.step(6);
+    std::string& text = texts[static_cast<std::size_t>(run.rank)];
+    text = error_of([&] { alkn::save_checkpoint(folder.path, run.method); });
+    run.task->abandon();
+    ignore(group->share(1));  // all have removed what they wrote
+    if (run.rank == 0) {
+      std::filesystem::remove(index);
+      std::filesystem::rename(aside, index);
+    }
+    ignore(group->share(1));
+    run.load(folder.path);
+    if (!same_bits(run.model.copies(), saved)) text = "other weights";
+    run.task->abandon();
+  });
+  CHECK(texts[0].find("expected a regular file, or none, at") != std::string::npos);
+  CHECK(texts[1] ==
+        "alkn::ALKN: expected save_checkpoint() to go on on every process, got an error on process "
+        "0; nothing was changed");
+  CHECK(folder.names().size() == 3);
+}

@@ -28,6 +28,7 @@ class Table {
 
   void meet(int rank, void* mine, const std::function<void(const std::vector<void*>&)>& work) {
     std::unique_lock<std::mutex> lock(mutex_);
+    if (gave_up_) throw std::runtime_error("a process did not come in time");
     places_[static_cast<std::size_t>(rank)] = mine;
     const auto round = round_;
     if (++num_there_ == static_cast<int>(places_.size())) {
@@ -36,6 +37,7 @@ class Table {
       ++round_;
       arrived_.notify_all();
     } else if (!arrived_.wait_for(lock, kTimeout, [&] { return round_ != round; })) {
+      gave_up_ = true;  // what it brought is gone
       throw std::runtime_error("a process did not come in time");
     }
     // nobody may come back before all have gone
@@ -57,6 +59,7 @@ class Table {
   std::vector<void*> places_;
   int num_there_ = 0, num_gone_ = 0;
   std::int64_t round_ = 0, left_ = 0;
+  bool gave_up_ = false;
 };
 
 /// Adds in the order of the ranks.
