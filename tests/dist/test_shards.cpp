@@ -10,6 +10,8 @@
 #include <alkn/checkpoint/checkpoint.hpp>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -34,6 +36,7 @@ std::vector<Tensor> train(const Base& base, const alkn::Processes& processes,
                           const std::vector<std::vector<std::int64_t>>& shapes,
                           at::ScalarType type = at::kFloat) {
   std::vector<alkn::NamedParameter> params;
+  params.reserve(shapes.size());
   for (std::size_t i = 0; i < shapes.size(); ++i)
     params.push_back({fmt::format("p{}", i),
                       wave(shapes[i], static_cast<double>(i), 0.9, type).set_requires_grad(true)});
@@ -106,6 +109,7 @@ TEST_CASE("a tensor larger than a bucket, and those that travel by themselves") 
     if (last) gradients[1] = Tensor();
     const std::vector<char> present{1, 1, 1, 1, 0};
     std::vector<Tensor> means;
+    means.reserve(params.size());
     for (const Tensor& p : params) means.push_back(at::full({p.numel()}, 77, at::kFloat));
     shards.average(gradients, present, [&](std::size_t i, std::int64_t begin, const Tensor& mean) {
       means[i].narrow(0, begin, mean.numel()).copy_(mean);
