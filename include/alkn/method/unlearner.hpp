@@ -60,15 +60,6 @@ struct OptionLines {
   }
 };
 
-/// Whether a construction has come to its core, which meets the other processes by itself.
-struct Entered {
-  bool yes = false;
-  const Processes& operator()(const Processes& processes) {
-    yes = true;
-    return processes;
-  }
-};
-
 /// The way of checkpoints and tests into an Unlearner.
 struct CoreAccess {
   template <class Method>

@@ -104,6 +104,15 @@ class Agreement {
   bool agreed_ = false;
 };
 
+/// Whether a construction has come to its core, which meets the other processes by itself.
+struct Entered {
+  bool yes = false;
+  const Processes& operator()(const Processes& processes) {
+    yes = true;
+    return processes;
+  }
+};
+
 /// In a handler, before a construction has met the other processes: tells them that it will not.
 /// Returns without a group; else throws what is handled, or what went wrong in the group.
 void refuse_construction(const Processes& processes, const char* owner);
