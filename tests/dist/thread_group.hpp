@@ -7,6 +7,7 @@
 #include <alkn/group.hpp>
 #include <chrono>
 #include <condition_variable>
+#include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -104,7 +105,9 @@ class ThreadGroup final : public alkn::Group {
         auto& to = *static_cast<at::Tensor*>(one);
         if (to.sizes() != from.sizes() || to.scalar_type() != from.scalar_type())
           throw std::runtime_error("two processes broadcast other tensors");
-        if (!to.is_same(from)) to.copy_(from);
+        // as a network does: autograd is not told
+        if (!to.is_same(from))
+          std::memcpy(to.mutable_data_ptr(), from.const_data_ptr(), to.nbytes());
       }
     });
   }
