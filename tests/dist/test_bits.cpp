@@ -289,7 +289,7 @@ TEST_CASE("a step sends gradients and weights once, and holds the state of its s
       3, [&](const std::shared_ptr<threads::ThreadGroup>& group) { run(group, group->rank()); });
   // 4 bytes of gradient and of weight an element; 8 a chunk for the norm; 8 a parameter to say
   // which have a gradient, 24 for what came of the step
-  const double elements = 70000 + 3300 + 9 + 4096 + 1 + 910, chunks = 7, params = 6;
+  const double elements = 70000 + 3300 + 9 + 4096 + 1 + 910 + 1 + 0 + 120, chunks = 9, params = 9;
   for (const double bytes : sent) CHECK(bytes == 8 * elements + 8 * chunks + 32 * params);
   CHECK(held[0] + held[1] + held[2] == whole);
   // one parameter of 70,000 is more than a third: it is the largest share
