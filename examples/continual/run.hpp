@@ -36,6 +36,7 @@ struct TaskRow {
   double seconds = 0;
   double seconds_a_step = 0;               ///< mean after the second
   std::int64_t steps = 0;                  ///< taken
+  bool negates = true;                     ///< so does the method; not in the file
   std::optional<bool> target_met = {};     ///< whether it forgot as much as was asked for
   std::vector<StrengthRow> sweep = {};     ///< the strengths that were looked at
   std::vector<std::string> warnings = {};  ///< of the library

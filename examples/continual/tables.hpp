@@ -68,7 +68,7 @@ inline void print_request(std::int64_t task, const std::string& name, const Task
                            fmt::format("{:.1f}s", row.seconds)) +
       (row.lambda_reduced ? " *" : ""));
   if (!row.target_met) return;
-  if (row.lambda > 0) {
+  if (row.negates) {
     detail::print_line(fmt::format("  lambda {:.3g}: {}", row.lambda,
                                    *row.target_met ? "the smallest that forgets enough"
                                                    : "none within the bounds forgets enough"));

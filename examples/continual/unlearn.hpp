@@ -233,6 +233,7 @@ class Unlearning {
     row.seconds = watch.seconds();
     row.seconds_a_step = seconds_a_step_;
     row.steps = report.steps;
+    row.negates = Method::kNegates;
     row.sweep = std::exchange(sweep_, {});
     row.warnings = report.warnings;
     warn(report.warnings);
