@@ -148,7 +148,8 @@ TEST_CASE("a process that dies, hangs or throws ends the call of the others with
   const auto all = run(3, faulty, {what, when, kind, at}, "2000");
   for (int rank = 0; rank < 3; ++rank) {
     const Result& one = all[static_cast<std::size_t>(rank)];
-    INFO("process " << rank << ": " << (one.lines.size() > 1 ? one.lines[1] : "nothing"));
+    INFO("process " << rank << ", status " << one.status << ": "
+                    << (one.lines.size() > 1 ? one.lines[1] : "nothing"));
     if (rank == faulty && what != "throw") {
       CHECK(one.status != 0);
       continue;

@@ -92,6 +92,7 @@ std::shared_ptr<alkn::Group> make_group(std::chrono::milliseconds timeout, Fault
   options.port = place->port;
   options.isServer = place->rank == 0;
   options.waitWorkers = false;
+  options.useLibUV = false;
   const Ptr<c10d::Store> store = c10::make_intrusive<c10d::TCPStore>(place->address, options);
   const auto backend = [&](const char* prefix) -> Ptr<c10d::Backend> {
     const Ptr<c10d::Store> own = c10::make_intrusive<c10d::PrefixStore>(prefix, store);

@@ -67,6 +67,7 @@ inline std::shared_ptr<Group> from_environment(std::chrono::milliseconds timeout
   options.isServer = place->rank == 0 && place->agent_prefix.empty();
   options.numWorkers = static_cast<std::size_t>(place->size);
   options.waitWorkers = false;
+  options.useLibUV = false;  // its server may end process 0 by SIGPIPE where another one dies
   options.timeout = timeout;
   c10::intrusive_ptr<c10d::Store> store =
       c10::make_intrusive<c10d::TCPStore>(place->address, options);
