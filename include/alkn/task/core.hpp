@@ -176,7 +176,6 @@ class UnlearnerCore {
   [[nodiscard]] std::vector<std::string> settings_lines(const std::string& asked);
   [[nodiscard]] std::uint64_t settings_hash(const std::string& asked);
   void share_parameters(std::size_t first);
-  struct HiddenGradients;
   void forget_others(std::size_t first);
   HiddenGradients share_gradients();
   void send_weights(const std::vector<char>& which);

@@ -17,20 +17,6 @@
 
 namespace alkn::detail {
 
-/// While it lives, the parameters whose state is elsewhere have no gradient: no code steps them.
-struct UnlearnerCore::HiddenGradients {
-  std::vector<std::pair<Tensor, Tensor>> hidden;
-
-  HiddenGradients() = default;
-  HiddenGradients(const HiddenGradients&) = delete;
-  HiddenGradients& operator=(const HiddenGradients&) = delete;
-  HiddenGradients(HiddenGradients&&) = default;
-  HiddenGradients& operator=(HiddenGradients&&) = delete;
-  ~HiddenGradients() {
-    for (auto& [param, grad] : hidden) param.mutable_grad() = std::move(grad);
-  }
-};
-
 /// What all processes must have alike and keep: the method, its options, the parameters.
 ALKN_COMPILED_INLINE std::vector<std::string> UnlearnerCore::fixed_lines() const {
   std::vector<std::string> lines{fmt::format("method {}", settings_.owner),
@@ -143,7 +129,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::spread_loaded() {
 
 /// Makes the processes' gradients averages, in the `grad` of the parameters whose state is here,
 /// and hides those of the others. present_: the parameters that have one on any process.
-ALKN_COMPILED_INLINE UnlearnerCore::HiddenGradients UnlearnerCore::share_gradients() {
+ALKN_COMPILED_INLINE HiddenGradients UnlearnerCore::share_gradients() {
   HiddenGradients others;
   if (!shards_.active()) return others;
   std::vector<Tensor> gradients;

@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace alkn::detail {
@@ -96,6 +97,20 @@ struct ParameterState {
     eta.reset();
     slow = retain_finished = false;
     num_trained = 0;
+  }
+};
+
+/// While it lives, the parameters whose state is elsewhere have no gradient: no code steps them.
+struct HiddenGradients {
+  std::vector<std::pair<Tensor, Tensor>> hidden;
+
+  HiddenGradients() = default;
+  HiddenGradients(const HiddenGradients&) = delete;
+  HiddenGradients& operator=(const HiddenGradients&) = delete;
+  HiddenGradients(HiddenGradients&&) = default;
+  HiddenGradients& operator=(HiddenGradients&&) = delete;
+  ~HiddenGradients() {
+    for (auto& [param, grad] : hidden) param.mutable_grad() = std::move(grad);
   }
 };
 
