@@ -12,6 +12,7 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 /// Opens the options of a policy; ALKN_OPTIONS_END() closes them. What stands outside of the two,
 /// or in a struct that this one inherits, is no option.
@@ -135,6 +136,27 @@ struct RangeChecker {
   requires(std::is_enum_v<T> || std::is_same_v<T, bool>) void operator()(std::string_view,
                                                                          const T&) const {}
 };
+
+/// Options as names and texts, field by field; the visitor of `Options::visit`.
+struct OptionTexts {
+  std::vector<std::pair<std::string, std::string>>& texts;
+
+  template <class T, class... Range>
+  void operator()(std::string_view field, const T& value, const Range&...) const {
+    if constexpr (std::is_enum_v<T>)
+      texts.emplace_back(field, std::to_string(static_cast<int>(value)));
+    else
+      texts.emplace_back(field, fmt::format("{}", value));
+  }
+};
+
+/// In the order of the fields.
+template <class Options>
+std::vector<std::pair<std::string, std::string>> option_texts(const Options& options) {
+  std::vector<std::pair<std::string, std::string>> texts;
+  options.visit(OptionTexts{texts});
+  return texts;
+}
 
 }  // namespace detail
 }  // namespace alkn

@@ -88,12 +88,8 @@ class Faulty final : public c10d::Backend {
 std::shared_ptr<alkn::Group> make_group(std::chrono::milliseconds timeout, Fault& fault) {
   const auto place = alkn::dist::read_environment();
   if (!place) throw std::runtime_error("worker: expected RANK and so on, got none");
-  c10d::TCPStoreOptions options;
-  options.port = place->port;
-  options.isServer = place->rank == 0;
-  options.waitWorkers = false;
-  options.useLibUV = false;
-  const Ptr<c10d::Store> store = c10::make_intrusive<c10d::TCPStore>(place->address, options);
+  // not the group's timeout: a loaded machine may be slow to start
+  const Ptr<c10d::Store> store = alkn::dist::environment_store(*place, alkn::dist::kTimeout);
   const auto backend = [&](const char* prefix) -> Ptr<c10d::Backend> {
     const Ptr<c10d::Store> own = c10::make_intrusive<c10d::PrefixStore>(prefix, store);
     return c10::make_intrusive<Faulty>(

@@ -95,9 +95,9 @@ class CheckpointArrays {
         continue;
       }
       const auto values = arrays.find("parameter/" + p.name);
-      if (values == arrays.end() && !owns(i)) {  // another process has it
-      } else if (values == arrays.end()) {
-        found.push_back(fmt::format("array \"parameter/{}\" is not in the file", p.name));
+      if (values == arrays.end()) {
+        if (owns(i))  // else another process has it
+          found.push_back(fmt::format("array \"parameter/{}\" is not in the file", p.name));
       } else if (values->second.sizes() != p.param.sizes() ||
                  values->second.scalar_type() != p.dtype) {
         found.push_back(fmt::format(

@@ -60,11 +60,7 @@ template <class Method>
         "alkn::load_checkpoint: expected no running task, got one; end or abandon it first");
     file = detail::check_checkpoint(detail::own_file(path, core->shards()), unlearner, buffers);
   };
-  if (core->shards().active())
-    core->agree(detail::Call::load_checkpoint, checks, 0);
-  else
-    checks();
-  core->after_agreement(detail::Call::load_checkpoint, [&] {
+  core->together(detail::Call::load_checkpoint, 0, checks, [&] {
     detail::GeneratorState generator(file.arrays.at("generator"), path);
     detail::CheckpointArrays(*core).read(file.arrays, file.header);
     generator.keep();

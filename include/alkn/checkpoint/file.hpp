@@ -42,19 +42,6 @@ inline constexpr int kCheckpointVersion = 2;
 inline constexpr const char* kCheckpointKey = "alkn.checkpoint";  // metadata: the version
 inline constexpr const char* kHeaderName = "header";              // array: JSON, under the checksum
 
-/// Options as text, field by field; the visitor of Options::visit.
-struct OptionTexts {
-  std::map<std::string, std::string>& texts;
-  template <class T, class... Range>
-  void operator()(std::string_view field, const T& value, const Range&...) const {
-    if constexpr (std::is_enum_v<T>) {
-      texts[std::string(field)] = std::to_string(static_cast<int>(value));
-    } else {
-      texts[std::string(field)] = fmt::format("{}", value);
-    }
-  }
-};
-
 /// The name of a base optimizer: a name of the compiler's has no place in a file.
 template <class Base>
 std::string base_name() {
@@ -85,8 +72,8 @@ std::string base_name() {
 
 template <class Method>
 nlohmann::json method_header(const Method& unlearner) {
-  std::map<std::string, std::string> options;
-  unlearner.method_options().visit(OptionTexts{options});
+  const auto texts = option_texts(unlearner.method_options());
+  const std::map<std::string, std::string> options(texts.begin(), texts.end());
   return {{"method", Method::method_name()},
           {"objective", Method::ObjectiveType::kName},
           {"mask", Method::MaskType::kName},

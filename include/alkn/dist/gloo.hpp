@@ -55,6 +55,23 @@ inline std::shared_ptr<Group> gloo_group(const c10::intrusive_ptr<c10d::Store>& 
   return std::make_shared<C10dGroup>(std::move(data), std::move(control), timeout, store);
 }
 
+/// The store in which the processes of an environment meet; process 0 hosts it unless its launcher
+/// does.
+inline c10::intrusive_ptr<c10d::Store> environment_store(const Environment& place,
+                                                         std::chrono::milliseconds timeout) {
+  c10d::TCPStoreOptions options;
+  options.port = place.port;
+  options.isServer = place.rank == 0 && place.agent_prefix.empty();
+  options.numWorkers = static_cast<std::size_t>(place.size);
+  options.waitWorkers = false;
+  options.useLibUV = false;  // its server may end process 0 by SIGPIPE where another one dies
+  options.timeout = timeout;
+  c10::intrusive_ptr<c10d::Store> store =
+      c10::make_intrusive<c10d::TCPStore>(place.address, options);
+  if (place.agent_prefix.empty()) return store;
+  return c10::make_intrusive<c10d::PrefixStore>(place.agent_prefix, store);
+}
+
 /// The processes that torchrun, mpirun or srun have started with this one: see read_environment().
 /// Collective.
 /// @returns null where no launcher has: alone, an Unlearner takes that as well
@@ -62,19 +79,9 @@ inline std::shared_ptr<Group> gloo_group(const c10::intrusive_ptr<c10d::Store>& 
 inline std::shared_ptr<Group> from_environment(std::chrono::milliseconds timeout = kTimeout) {
   const std::optional<Environment> place = read_environment();
   if (!place) return nullptr;
-  c10d::TCPStoreOptions options;
-  options.port = place->port;
-  options.isServer = place->rank == 0 && place->agent_prefix.empty();
-  options.numWorkers = static_cast<std::size_t>(place->size);
-  options.waitWorkers = false;
-  options.useLibUV = false;  // its server may end process 0 by SIGPIPE where another one dies
-  options.timeout = timeout;
-  c10::intrusive_ptr<c10d::Store> store =
-      c10::make_intrusive<c10d::TCPStore>(place->address, options);
-  if (!place->agent_prefix.empty())
-    store = c10::make_intrusive<c10d::PrefixStore>(place->agent_prefix, store);
   const bool here = place->address == "127.0.0.1" || place->address == "localhost";
-  return gloo_group(store, place->rank, place->size, timeout, here ? "127.0.0.1" : "");
+  return gloo_group(environment_store(*place, timeout), place->rank, place->size, timeout,
+                    here ? "127.0.0.1" : "");
 }
 
 }  // namespace alkn::dist

@@ -22,6 +22,7 @@
 #include <system_error>
 #include <utility>
 
+#include "alkn/io/hash.hpp"
 #include "alkn/io/input_file.hpp"
 
 namespace alkn::io {
@@ -33,12 +34,6 @@ inline std::string hex(std::uint64_t value) {
   std::array<char, 17> digits{};
   std::snprintf(digits.data(), digits.size(), "%016llx", static_cast<unsigned long long>(value));
   return digits.data();
-}
-
-/// 64-bit FNV-1a.
-inline std::uint64_t hash_bytes(std::string_view bytes, std::uint64_t hash = 0xCBF29CE484222325U) {
-  for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3U;
-  return hash;
 }
 
 /// ".alkn-" and a hash of the name: what stands beside a file has a name of its own length, which

@@ -48,18 +48,6 @@ struct CheckedPolicies {
   using BaseClass = std::conditional_t<kIsFused<Base>, FusedBase<Base>, ForeignBase<Base>>;
 };
 
-/// Options as lines, field by field; the visitor of Options::visit.
-struct OptionLines {
-  std::vector<std::string>& lines;
-  template <class T, class... Range>
-  void operator()(std::string_view field, const T& value, const Range&...) const {
-    if constexpr (std::is_enum_v<T>)
-      lines.push_back(fmt::format("{}: {}", field, static_cast<int>(value)));
-    else
-      lines.push_back(fmt::format("{}: {}", field, value));
-  }
-};
-
 /// The way of checkpoints and tests into an Unlearner.
 struct CoreAccess {
   template <class Method>
@@ -244,7 +232,9 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
 
   [[nodiscard]] std::vector<std::string> option_lines(const Processes& processes) const {
     std::vector<std::string> lines;
-    if (processes.group) options_.visit(detail::OptionLines{lines});
+    if (!processes.group) return lines;
+    for (const auto& [field, text] : detail::option_texts(options_))
+      lines.push_back(fmt::format("{}: {}", field, text));
     return lines;
   }
 

@@ -36,13 +36,6 @@ enum class Call : std::uint16_t {
 /// Its name, for error texts.
 const char* call_name(Call call);
 
-/// A 64-bit FNV-1a hash. @param from the hash of what came before
-std::uint64_t bytes_hash(const void* data, std::size_t size, std::uint64_t from);
-inline std::uint64_t text_hash(const std::string& text,
-                               std::uint64_t from = 14695981039346656037U) {
-  return bytes_hash(text.data(), text.size(), from);
-}
-
 /// Where a process stands when it makes a call.
 struct CallState {
   Call call = Call::construction;

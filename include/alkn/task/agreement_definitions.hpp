@@ -63,13 +63,6 @@ ALKN_COMPILED_INLINE const char* call_name(Call call) {
   return index < std::size(kNames) ? kNames[index] : "an unknown call";
 }
 
-ALKN_COMPILED_INLINE std::uint64_t bytes_hash(const void* data, std::size_t size,
-                                              std::uint64_t from) {
-  const auto* bytes = static_cast<const unsigned char*>(data);
-  for (std::size_t i = 0; i < size; ++i) from = (from ^ bytes[i]) * 1099511628211U;
-  return from;
-}
-
 ALKN_COMPILED_INLINE std::vector<double> Agreement::meet(
     const CallState& mine, const std::function<void()>& checks,
     const std::function<std::vector<std::string>()>& settings) {

@@ -71,19 +71,26 @@ class UnlearnerCore {
   [[nodiscard]] const std::vector<std::string>& differed() const noexcept { return differed_; }
   /// The processes of the group, or this one.
   [[nodiscard]] const Shards& shards() const noexcept { return shards_; }
+  /// A call that the processes of a group make together: `checks` is what can fail on one of them
+  /// alone, `body` what has to happen on all.
+  /// @param argument of the call, which all must give alike
+  /// @param asked () -> further arguments in words, likewise
+  template <class Checks, class Body>
+  auto together(Call call, double argument, const Checks& checks, const Body& body,
+                const std::function<std::string()>& asked = {}) {
+    if (!shards_.active()) {
+      checks();
+      return body();
+    }
+    CallState state{.call = call, .argument = argument, .asked = asked ? asked() : std::string()};
+    meet(state, checks);
+    return agreement_.watch(call, body);
+  }
   /// For checkpoints: a call of all processes, see Agreement::meet.
   /// @param argument of this process, read after `checks`
   std::vector<double> agree(Call call, const std::function<void()>& checks, const double& argument);
   /// Whether the group has not failed.
   [[nodiscard]] bool works() const noexcept { return agreement_.works(); }
-  /// What follows an agreement.
-  template <class Body>
-  void after_agreement(Call call, const Body& body) {
-    if (shards_.active())
-      agreement_.watch(call, body);
-    else
-      body();
-  }
   /// For checkpoints: all that was read of parameters whose state is elsewhere goes, and all
   /// processes get their weights from there.
   void spread_loaded();
@@ -156,21 +163,6 @@ class UnlearnerCore {
   [[nodiscard]] at::ScalarType retain_dtype(const ParameterState& p) const;
 
  private:
-  /// A call that the processes of a group make together: `checks` is what can fail on one of them
-  /// alone, `body` what has to happen on all.
-  /// @param argument of the call, which all must give alike
-  /// @param asked () -> further arguments in words, likewise
-  template <class Checks, class Body>
-  auto together(Call call, double argument, const Checks& checks, const Body& body,
-                const std::function<std::string()>& asked = {}) {
-    if (!shards_.active()) {
-      checks();
-      return body();
-    }
-    CallState state{.call = call, .argument = argument, .asked = asked ? asked() : std::string()};
-    meet(state, checks);
-    return agreement_.watch(call, body);
-  }
   std::vector<double> meet(CallState& state, const std::function<void()>& checks);
   [[nodiscard]] std::vector<std::string> fixed_lines() const;
   [[nodiscard]] std::vector<std::string> settings_lines(const std::string& asked);

@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <alkn/io/hash.hpp>
 #include <alkn/task/core.hpp>
 
 #include <cstddef>
@@ -50,15 +51,16 @@ ALKN_COMPILED_INLINE std::vector<std::string> UnlearnerCore::settings_lines(
 /// A hash of settings_lines(); what does not change from step to step is hashed once.
 ALKN_COMPILED_INLINE std::uint64_t UnlearnerCore::settings_hash(const std::string& asked) {
   if (!fixed_hash_) {
-    std::uint64_t fixed = text_hash("");
-    for (const std::string& line : fixed_lines()) fixed = text_hash(line + "\n", fixed);
+    std::uint64_t fixed = io::detail::hash_bytes("");
+    for (const std::string& line : fixed_lines())
+      fixed = io::detail::hash_bytes(line + "\n", fixed);
     fixed_hash_ = fixed;
   }
   std::string now;
   for (const ParameterState& p : parameters_) now.push_back(p.param.requires_grad() ? '1' : '0');
   const auto& groups = base_.optimizer().param_groups();
   for (std::size_t g = 0; g < groups.size(); ++g) now.append("\n").append(base_.options_text(g));
-  return text_hash(now.append("\n").append(asked), *fixed_hash_);
+  return io::detail::hash_bytes(now.append("\n").append(asked), *fixed_hash_);
 }
 
 /// @param state with call and argument; the rest is filled in

@@ -6,6 +6,7 @@
 #include <ATen/ops/ones.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
+#include <alkn/io/hash.hpp>
 #include <alkn/optim/gradient_check.hpp>
 #include <alkn/optim/swap_masters.hpp>
 #include <alkn/step/choose.hpp>
@@ -115,7 +116,8 @@ ALKN_COMPILED_INLINE void UnlearnerCore::take_given_masks() {
     p.given = pack_bits(mask.to(p.device));
     p.num_given = count_bits(p.given);
     if (shards_.active())
-      p.given_hash = bytes_hash(p.given.const_data_ptr(), p.given.nbytes(), text_hash(""));
+      p.given_hash = io::detail::hash_bytes(
+          {static_cast<const char*>(p.given.const_data_ptr()), p.given.nbytes()});
     masks.erase(p.name);
   }
   TORCH_CHECK_VALUE(masks.empty(), "alkn::", settings_.owner,

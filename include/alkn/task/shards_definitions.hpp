@@ -122,7 +122,6 @@ ALKN_COMPILED_INLINE void Shards::average(
 ALKN_COMPILED_INLINE void Shards::send(const std::vector<Tensor>& params,
                                        const std::vector<char>& which,
                                        const std::vector<int>& roots) const {
-  const auto bytes = [](const Tensor& t) { return t.nbytes(); };
   const auto together = [&](const std::vector<Tensor>& some, int root) {
     const bool mine = root == rank();
     std::int64_t total = 0;
@@ -152,7 +151,7 @@ ALKN_COMPILED_INLINE void Shards::send(const std::vector<Tensor>& params,
     std::map<at::ScalarType, std::vector<Tensor>> small;
     for (std::size_t i = 0; i < params.size(); ++i) {
       if (which[i] == 0 || roots[i] != root) continue;
-      if (bytes(params[i]) < kLarge)
+      if (params[i].nbytes() < kLarge)
         small[params[i].scalar_type()].push_back(params[i]);
       else
         together({params[i]}, root);
