@@ -110,6 +110,23 @@ std::string weights_text(const tiny::Model& model) {
 
 }  // namespace
 
+/// Whether every thread but this one has SIGPIPE blocked, and this one has not.
+bool others_block_sigpipe() {
+  int others = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::ifstream status(entry.path() / "status");
+    std::string word;
+    while (status >> word && word != "SigBlk:") {
+    }
+    if (!(status >> word)) continue;  // it has ended
+    const bool blocked = (std::stoull(word, nullptr, 16) >> (SIGPIPE - 1) & 1) != 0;
+    const bool own = entry.path().filename() == std::to_string(::getpid());
+    if (blocked == own) return false;
+    others += own ? 0 : 1;
+  }
+  return others > 0;
+}
+
 /// What docs/processes.md begins with, without a launcher.
 int alone() {
   const tiny::Model model;
@@ -138,6 +155,8 @@ int main(int argc, char** argv) {
   try {
     const auto group =
         argc == 7 ? make_group(timeout, fault) : alkn::dist::from_environment(timeout);
+    if (!others_block_sigpipe())
+      throw std::runtime_error("a process that is gone may end this one");
     tiny::Model model;
     alkn::ALKN<> method(model.params, {}, alkn::AdamWOptions(1e-2), group);
     const int rank = group ? group->rank() : 0;

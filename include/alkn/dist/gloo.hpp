@@ -14,7 +14,9 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <pthread.h>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -26,12 +28,35 @@ namespace alkn::dist {
 /// How long a process waits for the others, unless told otherwise.
 inline constexpr std::chrono::minutes kTimeout{30};
 
-/// A Gloo backend whose processes find each other in `store`.
+namespace detail {
+
+/// Threads that start in its scope do not end the process where they write to one that is gone:
+/// Gloo and libuv write without MSG_NOSIGNAL, and expect SIGPIPE to be ignored, as Python does.
+class BlockSigpipe {
+ public:
+  BlockSigpipe() {
+    sigset_t pipe;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe, &before_);
+  }
+  BlockSigpipe(const BlockSigpipe&) = delete;
+  BlockSigpipe& operator=(const BlockSigpipe&) = delete;
+  ~BlockSigpipe() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_{};
+};
+
+}  // namespace detail
+
+/// A Gloo backend whose processes find each other in `store`. Its threads block SIGPIPE.
 /// @param address of this machine towards the others; empty: that of its name
 inline c10::intrusive_ptr<c10d::Backend> gloo_backend(const c10::intrusive_ptr<c10d::Store>& store,
                                                       int rank, int size,
                                                       std::chrono::milliseconds timeout,
                                                       const std::string& address = {}) {
+  const detail::BlockSigpipe for_its_threads;
   const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
   const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
   if (interface != nullptr && *interface != '\0')
@@ -64,8 +89,8 @@ inline c10::intrusive_ptr<c10d::Store> environment_store(const Environment& plac
   options.isServer = place.rank == 0 && place.agent_prefix.empty();
   options.numWorkers = static_cast<std::size_t>(place.size);
   options.waitWorkers = false;
-  options.useLibUV = false;  // its server may end process 0 by SIGPIPE where another one dies
   options.timeout = timeout;
+  const detail::BlockSigpipe for_the_server;
   c10::intrusive_ptr<c10d::Store> store =
       c10::make_intrusive<c10d::TCPStore>(place.address, options);
   if (place.agent_prefix.empty()) return store;
