@@ -104,10 +104,14 @@ TEST_CASE("every order statistic of up to 300 numbers") {
       const std::vector<float> v = values_with(n, ties, n % 2 == 0, numbers);
       std::vector<float> sorted = v;
       std::sort(sorted.begin(), sorted.end(), nan_last_less);
+      std::vector<std::uint32_t> sample;
+      for (const float x : v) sample.push_back(order_key(x));
+      std::vector<std::uint32_t> spare(static_cast<std::size_t>(num_spare_keys(n)));
+      SampledKeys sampled(sample.data(), n, spare.data());
       for (std::int64_t rank = 1; rank <= n; rank += 1 + n / 16) {
         const float right = by_sort(v, rank);
-        std::vector<std::uint32_t> keys;
-        for (const float x : v) keys.push_back(order_key(x));
+        wrong += !same(key_value(sampled.at(n - rank)), right);
+        std::vector<std::uint32_t> keys = sample;
         wrong += !same(select_direct(keys.data(), n, rank), right);
         float low = 0, high = 0;
         radix.select(v.data(), n, {rank, n - rank + 1}, ParallelFor::serial(), low, high);

@@ -11,6 +11,7 @@
 #include <alkn/kernel/cpu/worker.hpp>
 #include <alkn/kernel/select/ladder.hpp>
 #include <alkn/kernel/select/radix.hpp>
+#include <alkn/kernel/select/sample.hpp>
 #include <alkn/kernel/select/select.hpp>
 
 namespace alkn::kernel {
@@ -31,6 +32,7 @@ class ManyChunks {
     select_.reserve(num_threads);
     radix_.reserve(num_threads);
     grow(sample_, num_samples(largest));
+    grow(spare_, num_spare_keys(num_samples(largest)));
     grow(sample_scores_, num_samples(largest));
   }
   /// Room for the candidates of the group of tensors first .. last - 1. Each array grows by its own
@@ -100,8 +102,8 @@ class ManyChunks {
       }
     });
     std::transform(sample_scores_.data(), sample_scores_.data() + total, sample_.data(), order_key);
-    Pivots pivots =
-        pivots_by_sample(sample_.data(), total, threshold_rule(t, numbers.args), history.sigmas());
+    Pivots pivots = pivots_by_sample(sample_.data(), total, spare_.data(),
+                                     threshold_rule(t, numbers.args), history.sigmas());
     const std::uint32_t from = order_key(pivots.eta_a), to = order_key(pivots.eta_b);
     const auto unsure = std::count_if(sample_.data(), sample_.data() + total,
                                       [&](std::uint32_t key) { return key > from && key <= to; });
@@ -167,7 +169,7 @@ class ManyChunks {
   std::vector<std::uint16_t> indices_;
   std::int64_t used_ = 0;  // of the two
   std::vector<float> sample_scores_;
-  std::vector<std::uint32_t> sample_;
+  std::vector<std::uint32_t> sample_, spare_;
   PairSelect select_;
   RadixSelect radix_;
 };

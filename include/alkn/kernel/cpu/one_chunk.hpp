@@ -10,6 +10,7 @@
 #include <alkn/kernel/parallel.hpp>
 #include <alkn/kernel/select/ladder.hpp>
 #include <alkn/kernel/select/quickselect.hpp>
+#include <alkn/kernel/select/sample.hpp>
 
 namespace alkn::kernel {
 
@@ -52,7 +53,7 @@ class OneChunkScores {
         keys[i] = order_key(scores[static_cast<std::int64_t>(from + jitter)]);
       }
     });
-    return pivots_by_sample(keys, total, rule_, history.sigmas());
+    return pivots_by_sample(keys, total, worker_.scratch().spare.data(), rule_, history.sigmas());
   }
 
   void radix(SelectedPair& pair) {

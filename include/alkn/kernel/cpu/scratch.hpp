@@ -2,6 +2,7 @@
 // of which belongs to a thread.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +12,7 @@
 
 #include <alkn/kernel/passes.hpp>
 #include <alkn/kernel/select/radix.hpp>
+#include <alkn/kernel/select/sample.hpp>
 #include <alkn/kernel/select/select.hpp>
 #include <alkn/kernel/tuning.hpp>
 
@@ -21,7 +23,10 @@ struct Scratch {
   alignas(64) std::array<float, tuning::kBlock> grad;
   alignas(64) std::array<float, tuning::kBlock> retain;
   alignas(64) std::array<std::uint16_t, tuning::kBlock> narrow;
-  std::array<std::uint32_t, tuning::kChunk / tuning::kSampleShare + tuning::kSampleLine> sample;
+  static constexpr std::int64_t kSample =
+      std::max(tuning::kChunk / tuning::kSampleShare, tuning::kSampleMin);
+  std::array<std::uint32_t, kSample> sample;
+  std::array<std::uint32_t, num_spare_keys(kSample)> spare;
   PairSelect select;
   RadixSelect radix;
   std::vector<float> values;  // candidates of a tensor of one chunk

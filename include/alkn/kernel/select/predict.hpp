@@ -1,4 +1,4 @@
-// Predicts where the order statistics of the next step lie, by the last steps or by a sample.
+// Predicts where the order statistics of the next step lie, by the last steps.
 //
 // Nothing here decides a result: the counts notice a prediction that fails.
 #pragma once
@@ -38,55 +38,6 @@ inline void bracket_threshold(Pivots& p, const ThresholdRule& rule) {
     }
     p.eta_a = std::min(p.eta_a, eta), p.eta_b = std::max(p.eta_b, eta);
   }
-}
-
-/// The places in a sorted sample, counted from the smallest, between which the rank-th largest of n
-/// lies with the certainty of `sigmas`; a place outside of the sample: the interval has no such
-/// end.
-struct SampledBracket {
-  std::int64_t a = 0, b = 0;
-
-  SampledBracket(std::int64_t num_keys, std::int64_t n, std::int64_t rank, double sigmas) {
-    const auto count = static_cast<double>(num_keys);
-    const double share = (static_cast<double>(rank) - 0.5) / static_cast<double>(n);
-    const double half = sigmas * std::sqrt(count * share * (1 - share)) + 1;
-    a = num_keys - 1 - static_cast<std::int64_t>(std::ceil(share * count + half));
-    b = num_keys - 1 - static_cast<std::int64_t>(std::floor(share * count - half));
-  }
-};
-
-/// Reorders the keys so that each of the four places holds what it would in a sorted list.
-inline void sort_places(std::uint32_t* keys, std::int64_t num_keys, std::int64_t (&places)[4]) {
-  std::sort(places, places + 4);
-  const auto part = [&](std::int64_t from, std::int64_t place, std::int64_t to) {
-    if (place >= from && place < to) std::nth_element(keys + from, keys + place, keys + to);
-  };
-  const auto inside = [&](std::int64_t x) { return std::clamp<std::int64_t>(x, 0, num_keys); };
-  part(0, places[1], num_keys);  // then the others, each on its side of that one
-  part(0, places[0], inside(places[1]));
-  part(inside(places[1] + 1), places[2], num_keys);
-  part(inside(places[2] + 1), places[3], num_keys);
-}
-
-/// Brackets by a sample's keys, which are reordered.
-inline Pivots pivots_by_sample(std::uint32_t* keys, std::int64_t num_keys,
-                               const ThresholdRule& rule, double sigmas) {
-  Pivots p;
-  const Ranks ranks = rule.ranks();
-  const SampledBracket low(num_keys, rule.size, ranks.low, sigmas);
-  const SampledBracket high(num_keys, rule.size, ranks.high, sigmas);
-  std::int64_t places[4] = {low.a, low.b, high.a, high.b};
-  sort_places(keys, num_keys, places);
-  const float infinity = std::numeric_limits<float>::infinity();
-  const auto value = [&](std::int64_t place) {
-    if (place < 0) return -infinity;
-    if (place >= num_keys || std::isnan(key_value(keys[place]))) return infinity;
-    return key_value(keys[place]);
-  };
-  p.low_a = value(low.a), p.low_b = value(low.b);
-  p.high_a = value(high.a), p.high_b = value(high.b);
-  bracket_threshold(p, rule);
-  return p;
 }
 
 /// One order statistic over the steps: the next value is the last one and its last change; the
