@@ -6,6 +6,7 @@
 //     KIND: all_reduce, reduce, broadcast, gather, any; its K-th, counted from the first step on
 //   ALKN_DIST_FOLDER: where it saves after every step, and goes on from
 #include <ATen/core/Tensor.h>
+#include <c10/util/Logging.h>
 #include <fmt/format.h>
 #include <alkn/alkn.hpp>
 #include <alkn/checkpoint/checkpoint.hpp>
@@ -142,6 +143,7 @@ int alone() {
 int main(int argc, char** argv) {
   if (argc == 1) return alone();
   if (argc != 3 && argc != 7) return 2;
+  c10::initLogging();  // reads TORCH_CPP_LOG_LEVEL, which in Python its import does
   Fault fault;
   if (argc == 7) {
     fault.what = argv[3];
