@@ -87,6 +87,7 @@ bench-model: configure
 	@scripts/model/run
 	@cmake --build $(BUILD) -j $(JOBS) --target bench_model_iteration
 	@.venv-model/bin/python benchmarks/model_iteration.py --out docs/benchmarks/model_iteration.json $(ARGS)
+	@.venv-model/bin/python benchmarks/processes.py --out docs/benchmarks/processes.json $(ARGS)
 	@scripts/bench_docs page
 
 torture: configure

@@ -1,11 +1,15 @@
 // One iteration of unlearning on a real model, from forward pass to step: the LibTorch side of
-// model_iteration.py, which drives it. Each line "go" of its input is one iteration, answered by
-// its seconds as JSON; "end" is answered by the memory that the process took.
+// model_iteration.py and processes.py, which drive it. Each line "go" of its input is one
+// iteration, answered by its seconds as JSON; "end" is answered by the memory that the process
+// took. Where a launcher's variables are set, it is one process of a group.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
 #include <alkn/alkn.hpp>
 #include <alkn/io/tensors.hpp>
+#if defined(USE_C10D_GLOO)  // with the target alkn::dist
+#include <alkn/dist/gloo.hpp>
+#endif
 
 #include <CLI/CLI.hpp>
 #include <chrono>
@@ -19,6 +23,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "harness.hpp"
@@ -39,19 +44,65 @@ double memory(const std::string& key) {
   throw std::runtime_error("model_iteration: expected " + key + " in /proc/self/status, got none");
 }
 
+/// A group that counts what it is given to move.
+class CountingGroup final : public alkn::Group {
+ public:
+  explicit CountingGroup(std::shared_ptr<alkn::Group> group) : group_(std::move(group)) {}
+  [[nodiscard]] std::int64_t num_bytes() const { return num_bytes_; }
+
+  [[nodiscard]] int rank() const noexcept override { return group_->rank(); }
+  [[nodiscard]] int size() const noexcept override { return group_->size(); }
+  [[nodiscard]] std::chrono::milliseconds timeout() const noexcept override {
+    return group_->timeout();
+  }
+  void all_reduce(const Tensor& values) override {
+    count(values);
+    group_->all_reduce(values);
+  }
+  void reduce(const Tensor& values, int root) override {
+    count(values);
+    group_->reduce(values, root);
+  }
+  void broadcast(const Tensor& values, int root) override {
+    count(values);
+    group_->broadcast(values, root);
+  }
+  [[nodiscard]] std::vector<alkn::GroupMessage> gather(const alkn::GroupMessage& mine) override {
+    num_bytes_ += static_cast<std::int64_t>(mine.size());
+    return group_->gather(mine);
+  }
+
+ private:
+  void count(const Tensor& values) { num_bytes_ += static_cast<std::int64_t>(values.nbytes()); }
+
+  std::shared_ptr<alkn::Group> group_;
+  std::int64_t num_bytes_ = 0;
+};
+
+/// The group of a launcher's processes, or null.
+std::shared_ptr<CountingGroup> make_group() {
+#if defined(USE_C10D_GLOO)
+  auto group = alkn::dist::from_environment();
+  if (group) return std::make_shared<CountingGroup>(std::move(group));
+#endif
+  return nullptr;
+}
+
 struct Batch {
   Tensor ids, tokens, labels;  ///< [B], [B, T], [B, T]
 };
 
-std::vector<Batch> read_batches(const std::string& path) {
+/// Of each batch the rows rank, rank + size, ...
+std::vector<Batch> read_batches(const std::string& path, int rank, int size) {
   std::map<std::string, Tensor> tensors;
   for (auto& [name, tensor] : alkn::io::load_tensors(path)) tensors.emplace(name, tensor);
   std::vector<Batch> batches;
   for (std::int64_t i = 0; tensors.contains("tokens_" + std::to_string(i)); ++i) {
+    const auto own = [&](const Tensor& all) { return all.slice(0, rank, {}, size).contiguous(); };
     const Tensor& tokens = tensors.at("tokens_" + std::to_string(i));
-    const std::int64_t size = tokens.size(0);
-    batches.push_back({at::arange(size * i, size * (i + 1), at::kLong), tokens,
-                       tensors.at("labels_" + std::to_string(i))});
+    const std::int64_t rows = tokens.size(0);
+    batches.push_back({own(at::arange(rows * i, rows * (i + 1), at::kLong)), own(tokens),
+                       own(tensors.at("labels_" + std::to_string(i)))});
   }
   return batches;
 }
@@ -59,8 +110,9 @@ std::vector<Batch> read_batches(const std::string& path) {
 class Worker {
  public:
   Worker(const std::string& folder, const std::string& batches, bool rows)
-      : model_(models::load(alkn::io::ModelFolder(folder))),
-        batches_(read_batches(batches)),
+      : group_(make_group()),
+        model_(models::load(alkn::io::ModelFolder(folder))),
+        batches_(read_batches(batches, group_ ? group_->rank() : 0, group_ ? group_->size() : 1)),
         rows_(rows) {
     note("load");
   }
@@ -69,7 +121,7 @@ class Worker {
   void begin(bool later, bool compact) {
     method_ = std::make_unique<Method>(model_->named_parameters(),
                                        alkn::ALKNOptions().compact_state(compact),
-                                       alkn::AdamWOptions(1e-5).weight_decay(0.01));
+                                       alkn::AdamWOptions(1e-5).weight_decay(0.01), group_);
     if (later) {
       task_.emplace(method_->begin_task({.steps = 10}));
       prepare();
@@ -96,12 +148,14 @@ class Worker {
     const Tensor logits = logits_of(b);
     const Tensor loss =
         task_ ? task_->loss(b.ids, logits, b.labels) : alkn::mean_nll(logits, b.labels);
-    loss.backward();
+    loss.mul(share(b)).backward();
     const double passes = seconds_since(start);
+    const std::int64_t bytes = num_bytes();
     const auto before_step = std::chrono::steady_clock::now();
     if (task_) method_->step();
     return {{"passes", passes},
             {"step", task_ ? seconds_since(before_step) : 0.0},
+            {"bytes", num_bytes() - bytes},
             {"loss", loss.item<double>()}};
   }
 
@@ -128,13 +182,20 @@ class Worker {
       for (const Batch& b : batches_) task_->remember(b.ids, logits_of(b), b.labels);
     }
     const Batch& b = batches_.back();
-    task_->accumulate_retain_gradient(alkn::mean_nll(logits_of(b), b.labels));
+    task_->accumulate_retain_gradient(alkn::mean_nll(logits_of(b), b.labels).mul(share(b)));
   }
+
+  /// The factor of a mean over this process's tokens of a batch.
+  [[nodiscard]] double share(const Batch& b) const {
+    return group_ ? group_->share(alkn::valid_tokens(b.labels).sum().item<double>()) : 1;
+  }
+  [[nodiscard]] std::int64_t num_bytes() const { return group_ ? group_->num_bytes() : 0; }
 
   void note(const char* phase) {
     phases_.push_back({{"after", phase}, {"resident_mib", memory("VmRSS")}});
   }
 
+  std::shared_ptr<CountingGroup> group_;
   std::shared_ptr<models::CausalModel> model_;
   std::vector<Batch> batches_;
   bool rows_;

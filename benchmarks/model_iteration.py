@@ -255,12 +255,15 @@ def environment_check(folder):
             sys.exit(f"model_iteration: expected {path}, got none: {how}")
 
 
+def processor():
+    return next((line.split(":", 1)[1].strip() for line in
+                 pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+                 if line.startswith("model name")), platform.processor())
+
+
 def header(rounds, threads, arms):
     torch = arms["passes, 8 x 64"]["transformers"]
-    processor = next((line.split(":", 1)[1].strip() for line in
-                      pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-                      if line.startswith("model name")), platform.processor())
-    return {"processor": processor, "cores": len(os.sched_getaffinity(0)), "threads": threads,
+    return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "threads": threads,
             "rounds": rounds, "torch": torch["torch"], "transformers": torch["transformers"],
             "weights": arms["passes, 8 x 64"]["alkn"]["weights"]}
 
