@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
+#include <c10/util/StringUtil.h>
 
 #include <array>
 #include <chrono>
@@ -21,6 +22,23 @@ namespace alkn {
 /// What the processes tell each other before a call moves tensors: 64 bytes, so that two processes
 /// in different calls notice it instead of mixing up their data.
 using GroupMessage = std::array<std::byte, 64>;
+
+namespace detail {
+
+class Agreement;
+
+/// Another process has made another call. It has got this process's message in its own call: this
+/// process must not tell it anything more of what it is in.
+class OtherCall : public c10::Error {
+  using Error::Error;
+};
+
+template <class... Parts>
+[[noreturn]] void throw_other_call(const Parts&... parts) {
+  throw OtherCall({__func__, __FILE__, static_cast<std::uint32_t>(__LINE__)}, c10::str(parts...));
+}
+
+}  // namespace detail
 
 /// The processes, numbered from 0. Every call but rank(), size() and timeout() is collective: all
 /// processes make the same calls in the same order. A call returns when its result can be used by
@@ -47,9 +65,8 @@ class Group {
   [[nodiscard]] virtual std::vector<int> missing() { return {}; }
 
   /// The factor of a loss term that is a mean over `count` tokens or sequences of this process:
-  /// size
-  /// * count / (sum of the counts), so that the plain average of all processes' gradients is the
-  /// gradient of the mean over all tokens. Collective.
+  /// size * count / (sum of the counts), so that the plain average of all processes' gradients is
+  /// the gradient of the mean over all tokens. Collective.
   /// @param count [0, inf); 0 on all processes: 0
   [[nodiscard]] double share(double count) {
     TORCH_CHECK_VALUE(count >= 0 && std::isfinite(count),
@@ -64,12 +81,17 @@ class Group {
       double other = 0;
       std::memcpy(&call, message.data(), sizeof call);
       std::memcpy(&other, message.data() + sizeof call, sizeof other);
-      TORCH_CHECK(call == kShare,
-                  "alkn::Group: expected share() on every process, got another call on one");
+      if (call != kShare)
+        detail::throw_other_call(
+            "alkn::Group: expected share() on every process, got another call on one");
       sum += other;
     }
     return sum > 0 ? size() * count / sum : 0;
   }
+
+ private:
+  friend class detail::Agreement;
+  std::uint64_t num_unlearners_ = 0;  ///< that were made over this group, in the order of all
 };
 
 /// What of a method's state a process holds.

@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -242,6 +243,117 @@ TEST_CASE("share() beside another call is an error on both") {
         "alkn::ALKN: expected the same call on every process, got share() on process 1 and step() "
         "on this one");
   CHECK(all[1] == "alkn::Group: expected share() on every process, got another call on one");
+}
+
+TEST_CASE("two unlearners of a group that are called in another order are named on both") {
+  for (const std::string& text : texts(2, [](const Group& group) {
+         Model first, second;
+         alkn::ALKN<> one(first.params, {}, alkn::AdamWOptions(1e-2), group);
+         error_of([&] {  // one that could not be made has had its number
+           const alkn::ALKN<> none(first.params,
+                                   alkn::ALKNOptions().negation(group->rank() == 1 ? -1 : 2),
+                                   alkn::AdamWOptions(), group);
+         });
+         alkn::ALKN<> two(second.params, {}, alkn::AdamWOptions(1e-2), group);
+         set_gradients(first);
+         set_gradients(second);
+         const auto before = first.copies();
+         std::string text = error_of([&] { (group->rank() == 0 ? one : two).step(); });
+         if (!same_bits(first.copies(), before) || !same_bits(second.copies(), before))
+           text += " changed";
+         one.step();
+         two.step();
+         return text;
+       })) {
+    CHECK(text ==
+          "alkn::ALKN: expected a call of the same unlearner on every process, got step() of "
+          "unlearner 0 on process 0 and step() of unlearner 2 on process 1 (numbered in the order "
+          "of their construction)");
+  }
+}
+
+TEST_CASE("a closure that throws on one process is an error on all, and they go on") {
+  const std::string others =
+      "alkn::ALKN: expected step() to go on on every process, got an error on process 1; nothing "
+      "was changed";
+  for (const bool in_task : {true, false}) {
+    const auto all = texts(3, [&](const Group& group) {
+      std::optional<Running> running;
+      std::optional<Model> model;
+      std::optional<alkn::ALKN<>> plain;
+      if (in_task)
+        running.emplace(group);
+      else
+        plain.emplace(model.emplace().params, alkn::ALKNOptions(), alkn::AdamWOptions(1e-2), group);
+      alkn::ALKN<>& method = in_task ? running->method : *plain;
+      Model& own = in_task ? running->model : *model;
+      const auto before = everything(method);
+      bool fail = group->rank() == 1;
+      const auto closure = [&] {
+        if (fail) throw std::runtime_error("no data");
+        method.zero_grad();
+        Tensor loss = tiny::sum_of_squares(own.params);
+        loss.backward();
+        return loss;
+      };
+      std::string text = error_of([&] { method.step(closure); });
+      if (!same_bits(everything(method), before)) text += " changed";
+      fail = false;
+      text += method.step(closure).item<double>() > 0 ? "" : " no loss";
+      if (in_task) running->task.end();
+      return text;
+    });
+    CHECK(all == std::vector<std::string>{others, "no data", others});
+  }
+}
+
+TEST_CASE("a closure, or a judge, that does not come to the calls in it is an error on all") {
+  const auto all = texts(3, [](const Group& group) {
+    Running run(group);
+    bool fail = group->rank() == 1;
+    const auto closure = [&] {
+      if (fail) throw std::runtime_error("no data");
+      const double share = group->share(1);
+      { const auto scope = run.task.start_weights(); }
+      run.method.zero_grad();
+      Tensor loss = tiny::sum_of_squares(run.model.params).mul(share);
+      loss.backward();
+      return loss;
+    };
+    std::string text = error_of([&] { run.method.step(closure); });
+    run.method.step([&] {
+      fail = false;
+      return closure();
+    });
+    const auto scope_only = [&] {  // between two calls of the library
+      if (fail) throw std::runtime_error("no data");
+      { const auto scope = run.task.start_weights(); }
+      return run.model["head"].sum();
+    };
+    fail = group->rank() == 1;
+    text += "\n" + error_of([&] { run.method.step(scope_only); });
+    fail = group->rank() == 1;
+    text += "\n" + error_of([&] {
+              ignore(run.task.end(
+                  [&] {
+                    if (fail) throw std::runtime_error("no data");
+                    return group->share(1);
+                  },
+                  0));
+            });
+    set_gradients(run.model);
+    run.method.step();
+    run.task.end();
+    return text;
+  });
+  const std::string share =
+      "alkn::Group: expected share() on every process, got another call on one";
+  const std::string other =
+      share +
+      "\nalkn::ALKN: expected the same call on every process, got start_weights() of task 0 after "
+      "2 steps on process 0 and step() of task 0 after 2 steps on process 1\n" +
+      share;
+  CHECK(all == std::vector<std::string>{other, "no data\nno data\nno data", other});
 }
 
 TEST_CASE("a construction that fails on one process fails on all, at once") {

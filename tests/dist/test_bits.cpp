@@ -266,12 +266,7 @@ TEST_CASE("a step sends gradients and weights once, and holds the state of its s
     const auto params = make_params(at::kFloat, 0);
     alkn::ALKN<> method(params, alkn::ALKNOptions(), base, processes);
     auto task = method.begin_task({.steps = 2});
-    Tensor loss;
-    for (const auto& p : params) {
-      const Tensor term = p.tensor.square().sum();
-      loss = loss.defined() ? loss.add(term) : term;
-    }
-    task.accumulate_retain_gradient(loss);
+    task.accumulate_retain_gradient(tiny::sum_of_squares(params));
     const auto& group = std::dynamic_pointer_cast<threads::ThreadGroup>(processes.group);
     const std::int64_t before = group ? group->num_bytes : 0;
     for (const auto& p : params) p.tensor.mutable_grad() = wave(p.tensor.sizes(), rank, 0.1);

@@ -47,12 +47,7 @@ std::vector<Tensor> train(const Base& base, const alkn::Processes& processes,
   };
   for (int t = 0; t < 2; ++t) {
     auto task = method.begin_task({.steps = 3});
-    Tensor loss;
-    for (const auto& p : params) {
-      const Tensor term = p.tensor.square().sum();
-      loss = loss.defined() ? loss.add(term) : term;
-    }
-    task.accumulate_retain_gradient(loss);
+    task.accumulate_retain_gradient(tiny::sum_of_squares(params));
     for (int step = 0; step < 3; ++step) {
       tiny::set_gradients(params, step + 3.0 * t);
       method.step();

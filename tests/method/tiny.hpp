@@ -238,6 +238,16 @@ inline void set_gradients(const std::vector<alkn::NamedParameter>& params, doubl
   }
 }
 
+/// A loss that every parameter is in.
+inline Tensor sum_of_squares(const std::vector<alkn::NamedParameter>& params) {
+  Tensor loss;
+  for (const auto& p : params) {
+    const Tensor term = p.tensor.square().sum();
+    loss = loss.defined() ? loss.add(term) : term;
+  }
+  return loss;
+}
+
 inline const char* name_of(alkn::Backend backend) {
   return backend == alkn::Backend::aten  ? "aten"
          : backend == alkn::Backend::cpu ? "cpu"

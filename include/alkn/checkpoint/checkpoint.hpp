@@ -4,8 +4,9 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
-#include <alkn/checkpoint/arrays.hpp>
+#include <alkn/checkpoint/contents.hpp>
 #include <alkn/checkpoint/file.hpp>
+#include <alkn/checkpoint/loading.hpp>
 #include <alkn/checkpoint/shard_files.hpp>
 #include <alkn/io/tensors.hpp>
 #include <alkn/method/unlearner.hpp>
@@ -22,7 +23,8 @@ namespace alkn {
 /// scores, what the objective remembered, its counters; the state of LibTorch's CPU generator;
 /// `buffers` as given (a model's, by name). One safetensors file, whole or not at all. With a group
 /// (collective) a folder that all processes reach, whole or not at all as well: a file of each
-/// process with its share of the state, and an index; see checkpoint/shard_files.hpp.
+/// process with its share of the state, which is read again before it counts, and an index; see
+/// checkpoint/shard_files.hpp.
 /// @throws std::runtime_error if the file cannot be written; c10::ValueError for a name that is not
 /// UTF-8
 template <class Method>
@@ -42,30 +44,43 @@ void save_checkpoint(const std::filesystem::path& path, const Method& unlearner,
 
 /// Reads what save_checkpoint wrote into an unlearner of the same method, options and parameters,
 /// and `buffers` into the tensors given. The run goes on with the same bits as if it had never
-/// stopped. With a group (collective): the folder that as many processes wrote, or the file of one,
-/// of which each process takes its share.
+/// stopped. With a group it is collective. What N processes have written is read by any number of
+/// them, and by one without a group; what one has written by any number. By another number than N,
+/// sample `id` of what `remember` keeps is on process id modulo size, and process r has the
+/// generator's state and the buffers of process r modulo N; with N itself all is where it was.
 /// @returns the running task, if there was one
 /// @throws c10::Error listing what differs, c10::Error or std::runtime_error for a missing,
-/// truncated or corrupted file; nothing is changed then, on any process
+/// truncated or corrupted file, or one that the folder's index was not written for; nothing is
+/// changed then, on any process
 template <class Method>
 [[nodiscard]] std::optional<typename Method::TaskType> load_checkpoint(
     const std::filesystem::path& path, Method& unlearner, const io::NamedTensors& buffers = {}) {
   const std::shared_ptr<detail::UnlearnerCore>& core = detail::CoreAccess::core(unlearner);
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
-  detail::CheckedCheckpoint file;
-  const auto checks = [&] {
+  detail::CheckpointContents file;
+  std::optional<detail::CheckpointLoad> load;
+  std::optional<detail::GeneratorState> generator;
+  double hash = 0;
+  detail::load_together(*core, hash, [&] {
     TORCH_CHECK(
         !core->in_task(),
         "alkn::load_checkpoint: expected no running task, got one; end or abandon it first");
-    file = detail::check_checkpoint(detail::own_file(path, core->shards()), unlearner, buffers);
-  };
-  core->together(detail::Call::load_checkpoint, 0, checks, [&] {
-    detail::GeneratorState generator(file.arrays.at("generator"), path);
-    detail::CheckpointArrays(*core).read(file.arrays, file.header);
-    generator.keep();
-    core->spread_loaded();
+    const detail::SavedFiles files(path);
+    file = detail::ContentsReader(files, *core).read();
+    detail::check_checkpoint(file, path, unlearner, buffers);
+    for (const char* name : {"base/now", "base/before"}) file.arrays.erase(name);  // read again
+    load.emplace(*core, file);
+    generator.emplace(file.arrays.at("generator"), path);
+    hash = static_cast<double>(file.hash);
   });
+  core->together(
+      detail::Call::load_checkpoint, 0, [] {},
+      [&] {
+        load->commit();
+        generator->keep();
+        core->spread_loaded();
+      });
   for (const auto& [name, buffer] : buffers) {
     const c10::InferenceMode mode(buffer.is_inference());  // only there one may be written
     const at::NoGradGuard no_grad_here;

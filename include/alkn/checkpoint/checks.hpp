@@ -41,14 +41,7 @@ class CheckpointChecks {
     if (task) check_task(header_.at("task"));
     if (!found_.empty()) return found_;
     for (std::size_t i = 0; i < core_.parameters().size(); ++i) {
-      const ParameterState& p = core_.parameters()[i];
-      if (core_.shards().owns(i)) {
-        check_parameter_arrays(p);
-        continue;
-      }
-      for (const char* kind :
-           {"parameter/", "master/", "given/", "used/", "start/", "retain/", "score/", "mask/"})
-        known_.insert(kind + p.name);  // the file of one process has those of all
+      if (core_.shards().owns(i)) check_parameter_arrays(core_.parameters()[i]);
     }
     check_columns();
     bytes("base/now");

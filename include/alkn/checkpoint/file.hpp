@@ -1,4 +1,5 @@
-// The one file of a process: its header, what it is compared with, how it is written and read.
+// A checkpoint's header: the method, its options, its base. What is written into a file of one
+// process, and what is compared with it.
 #pragma once
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -9,7 +10,8 @@
 #include <c10/core/ScalarType.h>
 #include <fmt/ranges.h>
 #include <alkn/checkpoint/arrays.hpp>
-#include <alkn/io/json.hpp>
+#include <alkn/checkpoint/contents.hpp>
+#include <alkn/checkpoint/saved_file.hpp>
 #include <alkn/io/tensors.hpp>
 #include <alkn/method/unlearner.hpp>
 
@@ -35,12 +37,6 @@ class RMSprop;
 
 namespace alkn {
 namespace detail {
-
-/// Version 1 had no checksum over names, shapes and metadata, and the compiler's names of the
-/// policies; it is read as well.
-inline constexpr int kCheckpointVersion = 2;
-inline constexpr const char* kCheckpointKey = "alkn.checkpoint";  // metadata: the version
-inline constexpr const char* kHeaderName = "header";              // array: JSON, under the checksum
 
 /// The name of a base optimizer: a name of the compiler's has no place in a file.
 template <class Base>
@@ -80,18 +76,6 @@ nlohmann::json method_header(const Method& unlearner) {
           {"ending", Method::EndingType::kName},
           {"base", base_name<typename Method::BaseType>()},
           {"options", options}};
-}
-
-/// What arrays there are, one line each: a damaged name must not go unnoticed. No stream writes it:
-/// the text must not depend on the program's locale.
-inline std::vector<std::string> manifest(const std::map<std::string, Tensor>& arrays) {
-  std::vector<std::string> lines;
-  for (const auto& [name, array] : arrays) {
-    if (name == kHeaderName) continue;
-    lines.push_back(fmt::format("{} {} [{}]", name, c10::toString(array.scalar_type()),
-                                fmt::join(array.sizes(), ", ")));
-  }
-  return lines;
 }
 
 /// Names the first array whose name JSON cannot hold.
@@ -139,41 +123,6 @@ class GeneratorState {
   Tensor before_;
 };
 
-/// Reads a checkpoint and compares everything that can be compared without an unlearner.
-/// @returns its arrays by name
-/// @throws std::runtime_error; c10::Error for another version, or for no checkpoint at all
-inline std::map<std::string, Tensor> read_checkpoint(const std::filesystem::path& path,
-                                                     nlohmann::json& header) {
-  const io::SafetensorsFile file(path);
-  const auto version = file.metadata().find(kCheckpointKey);
-  TORCH_CHECK(version != file.metadata().end(),
-              "alkn::load_checkpoint: expected a checkpoint, got another safetensors file (",
-              path.string(), ")");
-  TORCH_CHECK(version->second == "1" || version->second == std::to_string(kCheckpointVersion),
-              "alkn::load_checkpoint: expected a checkpoint of version 1 or ", kCheckpointVersion,
-              ", got version ", io::printable(version->second), " (", path.string(), ")");
-  TORCH_CHECK(
-      file.verify() && file.find(kHeaderName) != nullptr,
-      "alkn::load_checkpoint: expected a checkpoint with header and checksum, got one without (",
-      path.string(), ")");
-  std::map<std::string, Tensor> arrays;
-  for (const io::ArrayInfo& array : file.arrays()) {
-    arrays.emplace(array.name, io::read_tensor(file, array));
-  }
-  try {
-    header = io::parse_json(tensor_bytes(arrays.at(kHeaderName)));
-  } catch (const io::JsonError& error) {
-    TORCH_CHECK(false, "alkn::load_checkpoint: expected ", error.expected, " in its header, got ",
-                error.got, " (", path.string(), ")");
-  }
-  TORCH_CHECK(header.is_object() && header.value("arrays", nlohmann::json()) == manifest(arrays),
-              "alkn::load_checkpoint: expected the arrays that were saved, got others (",
-              path.string(), ")");
-  // Version 1 has the compiler's names of types, which are compared nowhere.
-  header["version"] = version->second == "1" ? 1 : kCheckpointVersion;
-  return arrays;
-}
-
 /// Compares method, base and options of the file with the unlearner's.
 inline std::vector<std::string> header_differences(const nlohmann::json& mine,
                                                    const nlohmann::json& file) {
@@ -220,18 +169,11 @@ void write_checkpoint(const std::filesystem::path& path, const Method& unlearner
   io::save_tensors(path, arrays, {{kCheckpointKey, std::to_string(kCheckpointVersion)}});
 }
 
-/// A file that has been compared with the unlearner that is to take it over.
-struct CheckedCheckpoint {
-  nlohmann::json header;
-  std::map<std::string, Tensor> arrays;
-};
-
-/// @throws c10::Error listing what differs; see load_checkpoint
+/// Throws unless what was read is what the unlearner was; see load_checkpoint.
+/// @param path for the error
 template <class Method>
-CheckedCheckpoint check_checkpoint(const std::filesystem::path& path, const Method& unlearner,
-                                   const io::NamedTensors& buffers) {
-  CheckedCheckpoint file;
-  file.arrays = read_checkpoint(path, file.header);
+void check_checkpoint(const CheckpointContents& file, const std::filesystem::path& path,
+                      const Method& unlearner, const io::NamedTensors& buffers) {
   const CheckpointArrays reader(*CoreAccess::core(unlearner));
   std::vector<std::string> differences;
   try {
@@ -255,7 +197,6 @@ CheckedCheckpoint check_checkpoint(const std::filesystem::path& path, const Meth
   TORCH_CHECK(differences.empty(),
               "alkn::load_checkpoint: expected the unlearner that was saved, got differences: ",
               fmt::format("{}", fmt::join(differences, "; ")), " (", path.string(), ")");
-  return file;
 }
 
 }  // namespace detail

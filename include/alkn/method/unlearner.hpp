@@ -125,18 +125,19 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   /// @returns the closure's loss, or an undefined tensor
   /// @throws before anything is written: more steps than announced, no retain gradient although the
   /// mask needs one,
-  ///   a parameter or gradient that changed shape, dtype or device. A gradient that is not finite
-  ///   skips the step.
+  ///   a parameter or gradient that changed shape, dtype or device; what the closure throws, with a
+  ///   group that of another process as well. A gradient that is not finite skips the step.
   Tensor step(LossClosure closure = nullptr) override {
     Tensor loss;
-    if (closure) {
+    const auto evaluate = [&] {
+      if (!closure) return;
       const at::AutoGradMode with_grad(true);
       loss = closure();
-    }
+    };
     if (core_->in_task()) {
-      core_->task_step(detail::StepMode::run);
+      core_->task_step(detail::StepMode::run, evaluate);
     } else {
-      core_->plain_step();
+      core_->plain_step(evaluate);
     }
     return loss;
   }

@@ -50,14 +50,17 @@ struct CallState {
 class Agreement {
  public:
   explicit Agreement(std::shared_ptr<Group> group, std::string owner)
-      : group_(std::move(group)), owner_(std::move(owner)) {}
+      : group_(std::move(group)),
+        owner_(std::move(owner)),
+        number_(group_ ? group_->num_unlearners_++ : 0) {}
 
   /// Runs `checks`, what a call can do on this process alone, and learns how it went elsewhere.
   /// @param mine read after them
   /// @param settings the lines that all processes must have alike; asked where the hashes differ
   /// @returns the argument of every process, by rank
-  /// @throws what `checks` threw; c10::Error where another process makes another call, has other
-  /// settings, or cannot go on: on all processes, and nothing has happened then
+  /// @throws what `checks` threw; c10::Error where another process makes another call, or that of
+  /// another unlearner, has other settings, or cannot go on: on all processes, and nothing has
+  /// happened then
   std::vector<double> meet(const CallState& mine, const std::function<void()>& checks,
                            const std::function<std::vector<std::string>()>& settings);
 
@@ -93,6 +96,7 @@ class Agreement {
 
   std::shared_ptr<Group> group_;
   std::string owner_;
+  std::uint64_t number_;  ///< of its unlearner among those of the group
   std::string failure_;
   bool agreed_ = false;
 };

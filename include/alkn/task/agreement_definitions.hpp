@@ -27,7 +27,8 @@ struct CallRecord {
   std::int64_t task = 0, step = 0;
   double argument = 0;
   std::uint64_t settings = 0;
-  std::uint64_t unused[3] = {};
+  std::uint64_t unlearner = 0;  ///< its number among those of the group
+  std::uint64_t unused[2] = {};
 };
 static_assert(sizeof(CallRecord) == sizeof(GroupMessage));
 
@@ -75,6 +76,8 @@ ALKN_COMPILED_INLINE std::vector<double> Agreement::meet(
   std::exception_ptr error;
   try {
     checks();
+  } catch (const OtherCall&) {  // of a call among the checks: the others know of this process
+    throw;
   } catch (...) {
     error = std::current_exception();
   }
@@ -87,6 +90,7 @@ ALKN_COMPILED_INLINE std::vector<double> Agreement::meet(
   own.step = mine.step;
   own.argument = mine.argument;
   own.settings = mine.settings;
+  own.unlearner = number_;
   const auto all = watch(mine.call, [&] {
     std::vector<CallRecord> records;
     for (const GroupMessage& message : group_->gather(to_message(own)))
@@ -103,16 +107,28 @@ ALKN_COMPILED_INLINE std::vector<double> Agreement::meet(
   std::vector<double> arguments;
   for (std::size_t i = 0; i < all.size(); ++i) {
     const CallRecord& other = all[i];
-    TORCH_CHECK(other.tag == CallRecord::kTag, "alkn::", owner_,
-                ": expected the same call on every process, got share() on process ", i, " and ",
-                call_name(mine.call), " on this one");
+    if (other.tag != CallRecord::kTag) {
+      throw_other_call("alkn::", owner_,
+                       ": expected the same call on every process, got share() on process ", i,
+                       " and ", call_name(mine.call), " on this one");
+    }
     if (other.threw != 0) threw.push_back(static_cast<int>(i));
     arguments.push_back(other.argument);
     TORCH_CHECK(other.version == first.version, "alkn::", owner_,
                 ": expected one version of alkn on every process, got others on 0 and on ", i);
-    TORCH_CHECK(other.call == first.call && other.task == first.task && other.step == first.step,
-                "alkn::", owner_, ": expected the same call on every process, got ", place(first),
-                " on process 0 and ", place(other), " on process ", i);
+    if (other.unlearner != first.unlearner) {
+      const auto whose = [](const CallRecord& r) {
+        return fmt::format("{} of unlearner {}", call_name(static_cast<Call>(r.call)), r.unlearner);
+      };
+      throw_other_call("alkn::", owner_,
+                       ": expected a call of the same unlearner on every process, got ",
+                       whose(first), " on process 0 and ", whose(other), " on process ", i,
+                       " (numbered in the order of their construction)");
+    }
+    if (other.call != first.call || other.task != first.task || other.step != first.step) {
+      throw_other_call("alkn::", owner_, ": expected the same call on every process, got ",
+                       place(first), " on process 0 and ", place(other), " on process ", i);
+    }
   }
   TORCH_CHECK(threw.empty(), "alkn::", owner_, ": expected ", call_name(mine.call),
               " to go on on every process, got an error on process ",

@@ -43,8 +43,10 @@ class UnlearnerCore {
                 std::vector<std::string> options = {});
 
   // the optimizer
-  void plain_step();
-  void task_step(StepMode mode);
+  /// @param closure what the user wants evaluated before the step: another process may have to hear
+  /// that it threw
+  void plain_step(const std::function<void()>& closure = {});
+  void task_step(StepMode mode, const std::function<void()>& closure = {});
   /// Waits for the results of the last step, where a device has not reported them yet.
   void settle();
   /// @param given makes the new parameters and the options of their group, or throws
@@ -153,6 +155,10 @@ class UnlearnerCore {
     TORCH_CHECK(!task.broken, "alkn::Task: expected abandon() after a call that failed with some ",
                 "parameters written, got ", call);
   }
+  /// Drops what the base has of some of the parameters from `first` on.
+  /// @param state the base's, or one that was set aside
+  void forget_state(OptimizerState& state, std::size_t first,
+                    const std::function<bool(std::size_t)>& which);
   /// Throws unless the parameters, and their gradients, are as they were at construction.
   void check_parameters(bool gradients);
   /// Gives a group the values of options, in the object that it has: the user may hold a reference.
@@ -182,8 +188,6 @@ class UnlearnerCore {
   void retain_gradients(const Tensor& loss, std::vector<Tensor>& gradients);
   void add_average(const std::vector<Tensor>& gradients);
   void restore_start();
-  void forget_state(OptimizerState& state, std::size_t first,
-                    const std::function<bool(std::size_t)>& which);
   void check_backend(const Tensor& param, const std::string& name) const;
   void append_parameters(const std::vector<NamedParameter>& params,
                          std::unique_ptr<torch::optim::OptimizerOptions> options);

@@ -196,8 +196,6 @@ ALKN_COMPILED_INLINE void UnlearnerCore::add_parameters(const NewGroup& given) {
   }
 }
 
-/// Drops what the base has of some of the parameters from `first` on.
-/// @param state the base's, or one that was set aside
 ALKN_COMPILED_INLINE void UnlearnerCore::forget_state(
     OptimizerState& state, std::size_t first, const std::function<bool(std::size_t)>& which) {
   for (std::size_t i = first; i < parameters_.size(); ++i) {

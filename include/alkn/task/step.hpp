@@ -18,24 +18,26 @@
 namespace alkn::detail {
 
 /// A step outside a task: the base's own, on fp32 masters where the model is of low precision.
-ALKN_COMPILED_INLINE void UnlearnerCore::plain_step() {
+ALKN_COMPILED_INLINE void UnlearnerCore::plain_step(const std::function<void()>& closure) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
-  together(
-      Call::step, 0, [&] { check_parameters(true); },
-      [&] {
-        {
-          const HiddenGradients others = share_gradients();
-          if (base_.fused()) {
-            base_.base_step();
-          } else {
-            SwapMasters swap(&base_.optimizer(), base_.masters(), {});
-            base_.base_step();
-            swap.write_back();
-          }
-        }
-        send_weights(present_);
-      });
+  const auto checks = [&] {
+    if (closure) closure();
+    check_parameters(true);
+  };
+  together(Call::step, 0, checks, [&] {
+    {
+      const HiddenGradients others = share_gradients();
+      if (base_.fused()) {
+        base_.base_step();
+      } else {
+        SwapMasters swap(&base_.optimizer(), base_.masters(), {});
+        base_.base_step();
+        swap.write_back();
+      }
+    }
+    send_weights(present_);
+  });
 }
 
 /// Entries that a step trained.
@@ -46,15 +48,18 @@ ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::num_trained(const ParameterStat
 }
 
 /// A step of the running task, or a part of one where a CUDA graph has the kernels.
-ALKN_COMPILED_INLINE void UnlearnerCore::task_step(StepMode mode) {
+ALKN_COMPILED_INLINE void UnlearnerCore::task_step(StepMode mode,
+                                                   const std::function<void()>& closure) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
-  together(
-      Call::step, 0, [&] { check_step(mode); },
-      [&] {
-        const HiddenGradients others = share_gradients();
-        take_step(mode);
-      });
+  const auto checks = [&] {
+    if (closure) closure();
+    check_step(mode);
+  };
+  together(Call::step, 0, checks, [&] {
+    const HiddenGradients others = share_gradients();
+    take_step(mode);
+  });
 }
 
 /// Whether the running task can take a step of this mode now.
