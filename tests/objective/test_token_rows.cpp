@@ -13,6 +13,7 @@
 namespace {
 
 using alkn::kernel::BFloat16;
+using alkn::kernel::divergence_functions;
 using alkn::kernel::Half;
 using alkn::kernel::LogSumExp;
 using alkn::kernel::row_functions;
@@ -70,18 +71,19 @@ Passes run(SimdLevel level, const std::vector<T>& x, const std::vector<T>& ref,
            std::vector<T>& soft, std::vector<T>& past, std::vector<T>& difference) {
   const alkn::kernel::FlushDenormals flush;
   const auto& row = row_functions<T>(level);
+  const auto& kl = divergence_functions<T>(level);
   const auto size = static_cast<std::int64_t>(x.size());
   Passes p;
   p.lse = row.log_sum_exp(x.data(), size);
   p.ref_lse = row.log_sum_exp(ref.data(), size);
-  p.divergence = row.divergence(ref.data(), x.data(), size, p.ref_lse.max, p.lse.max);
+  p.divergence = kl.divergence(ref.data(), x.data(), size, p.ref_lse.max, p.lse.max);
   const T guard = rows::round_to<T>(77);
   for (auto* out : {&soft, &past, &difference}) out->assign(x.size() + 2, guard);
   row.scaled_softmax(x.data(), size, p.lse.max, -0.37, soft.data() + 1, false);
   row.scaled_softmax(x.data(), size, p.lse.max, -0.37, past.data() + 1, true);
   alkn::kernel::finish_streams();
-  row.softmax_difference(ref.data(), x.data(), size, p.ref_lse.max, p.lse.max, -0.21, 0.43,
-                         difference.data() + 1);
+  kl.softmax_difference(ref.data(), x.data(), size, p.ref_lse.max, p.lse.max, -0.21, 0.43,
+                        difference.data() + 1);
   for (auto* out : {&soft, &past, &difference}) {
     CHECK(rows::widen(out->front()) == rows::widen(guard));
     CHECK(rows::widen(out->back()) == rows::widen(guard));
@@ -254,16 +256,16 @@ TEST_CASE("token rows: divergence") {
   const auto a = widened(finite), b = widened(finite_ref);
   double sum = 0;
   for (std::size_t i = 0; i < a.size(); ++i) sum += std::exp(b[i] - 4) * ((b[i] - 4) - (a[i] - 3));
-  CHECK(row_functions<double>().divergence(b.data(), a.data(), 5000, 4, 3) == Approx(sum));
+  CHECK(divergence_functions<double>().divergence(b.data(), a.data(), 5000, 4, 3) == Approx(sum));
   for (const auto level : levels()) {
-    const auto& row = row_functions<float>(level);
-    const double divergence = row.divergence(finite_ref.data(), finite.data(), 5000, 4, 3);
+    const auto& kl = divergence_functions<float>(level);
+    const double divergence = kl.divergence(finite_ref.data(), finite.data(), 5000, 4, 3);
     CHECK(divergence == Approx(sum).epsilon(1e-6));
-    CHECK(divergence == row_functions<float>(SimdLevel::scalar)
+    CHECK(divergence == divergence_functions<float>(SimdLevel::scalar)
                             .divergence(finite_ref.data(), finite.data(), 5000, 4, 3));
     CHECK(std::isinf(
-        row.divergence(finite_ref.data(), x.data(), 5000, 4, 3)));  // p is 0 where p_ref is not
-    CHECK(std::isfinite(row.divergence(ref.data(), finite.data(), 5000, 4, 3)));
-    CHECK(std::isfinite(row.divergence(ref.data(), ref.data(), 5000, 4, 4)));
+        kl.divergence(finite_ref.data(), x.data(), 5000, 4, 3)));  // p is 0 where p_ref is not
+    CHECK(std::isfinite(kl.divergence(ref.data(), finite.data(), 5000, 4, 3)));
+    CHECK(std::isfinite(kl.divergence(ref.data(), ref.data(), 5000, 4, 4)));
   }
 }

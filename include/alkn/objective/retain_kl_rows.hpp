@@ -27,6 +27,7 @@ inline void cpu_divergence(const Tensor& logits, const Tensor& reference, const 
   const std::vector<std::int64_t> counted = counted_rows(next);
   with_row_type(x.scalar_type(), [&]<class T>(T*) {
     const auto& kernels = kernel::row_functions<T>();
+    const auto divergence_of = kernel::divergence_functions<T>().divergence;
     const Rows<T> rows(x), ref_rows(ref);
     auto* out = divergence.mutable_data_ptr<WideOf<T>>();
     auto* stat = stats.mutable_data_ptr<WideOf<T>>();
@@ -34,7 +35,7 @@ inline void cpu_divergence(const Tensor& logits, const Tensor& reference, const 
     const auto row_divergence = [&](std::int64_t r) {
       const auto lse = kernels.log_sum_exp(rows[r], rows.size);
       const auto ref_lse = kernels.log_sum_exp(ref_rows[r], rows.size);
-      const double sum = kernels.divergence(ref_rows[r], rows[r], rows.size, ref_lse.max, lse.max);
+      const double sum = divergence_of(ref_rows[r], rows[r], rows.size, ref_lse.max, lse.max);
       out[r] = static_cast<WideOf<T>>(sum * std::exp(-ref_lse.log_sum) -
                                       (ref_lse.log_sum - lse.log_sum));
       stat[r] = static_cast<WideOf<T>>(lse.max);
@@ -60,7 +61,7 @@ inline void cpu_divergence_gradient(const Tensor& logits, const Tensor& referenc
   const Tensor x = with_dense_rows(logits), ref = with_dense_rows(reference);
   const std::int64_t* label = next.const_data_ptr<std::int64_t>();
   with_row_type(x.scalar_type(), [&]<class T>(T*) {
-    const auto& kernels = kernel::row_functions<T>();
+    const auto& kernels = kernel::divergence_functions<T>();
     const Rows<T> rows(x), ref_rows(ref), out(grad);
     const auto* g = grad_out.const_data_ptr<WideOf<T>>();
     const auto* stat = stats.const_data_ptr<WideOf<T>>();

@@ -29,6 +29,12 @@ struct RowFunctions {
   /// out = e^(x - max) scale; `bypass`: write past the caches. out may be x.
   void (*scaled_softmax)(const T* x, std::int64_t size, double max, double scale, T* out,
                          bool bypass);
+};
+
+/// Those of a KL divergence, in a table of their own: a file compiles what is in the tables that it
+/// asks for.
+template <class T>
+struct DivergenceFunctions {
   /// sum of e^(ref - ref_max) ((ref - ref_max) - (x - max)), a term whose first factor is 0 is 0
   double (*divergence)(const T* ref, const T* x, std::int64_t size, double ref_max, double max);
   /// out = e^(x - max) scale + e^(ref - ref_max) ref_scale
@@ -144,14 +150,14 @@ inline void softmax_difference(const double* ref, const double* x, std::int64_t 
   }
 }
 
-inline constexpr RowFunctions<double> kRowFunctions{log_sum_exp, scaled_softmax, divergence,
-                                                    softmax_difference};
+inline constexpr RowFunctions<double> kRowFunctions{log_sum_exp, scaled_softmax};
+inline constexpr DivergenceFunctions<double> kDivergenceFunctions{divergence, softmax_difference};
 
 }  // namespace real
 
 template <class T>
 struct Chosen {
-  static const RowFunctions<T>& at(SimdLevel level) {
+  static const RowFunctions<T>& rows(SimdLevel level) {
 #if defined(ALKN_X86)
     if (level == SimdLevel::avx512) return avx512::row_passes::kRowFunctions<T>;
     if (level == SimdLevel::avx2) return avx2::row_passes::kRowFunctions<T>;
@@ -159,11 +165,22 @@ struct Chosen {
     static_cast<void>(level);
     return scalar::row_passes::kRowFunctions<T>;
   }
+  static const DivergenceFunctions<T>& divergence(SimdLevel level) {
+#if defined(ALKN_X86)
+    if (level == SimdLevel::avx512) return avx512::row_passes::kDivergenceFunctions<T>;
+    if (level == SimdLevel::avx2) return avx2::row_passes::kDivergenceFunctions<T>;
+#endif
+    static_cast<void>(level);
+    return scalar::row_passes::kDivergenceFunctions<T>;
+  }
 };
 
 template <>
 struct Chosen<double> {
-  static const RowFunctions<double>& at(SimdLevel) { return real::kRowFunctions; }
+  static const RowFunctions<double>& rows(SimdLevel) { return real::kRowFunctions; }
+  static const DivergenceFunctions<double>& divergence(SimdLevel) {
+    return real::kDivergenceFunctions;
+  }
 };
 
 }  // namespace rows
@@ -172,7 +189,11 @@ struct Chosen<double> {
 /// the processor must have. All levels give the same bits.
 template <class T>
 const RowFunctions<T>& row_functions(SimdLevel level = simd_level()) {
-  return rows::Chosen<T>::at(level);
+  return rows::Chosen<T>::rows(level);
+}
+template <class T>
+const DivergenceFunctions<T>& divergence_functions(SimdLevel level = simd_level()) {
+  return rows::Chosen<T>::divergence(level);
 }
 
 /// To be called by a thread after passes that bypass the caches: others see what was written.

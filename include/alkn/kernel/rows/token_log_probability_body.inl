@@ -11,13 +11,16 @@ inline constexpr int kVectors = rows::kGroup / kWidth;  // vectors to a group of
 #include <alkn/kernel/simd/exponential.inl>
 #undef ALKN_EXPONENTIAL
 
-/// The last, incomplete group of a row, filled up with minus infinity.
+/// Room for the last, incomplete group of a row: the loop over groups is compiled once.
 template <class T>
-struct Padded {
+struct LastGroup {
   T values[rows::kGroup];
 
-  Padded(const T* x, std::int64_t size) {
-    for (int i = 0; i < rows::kGroup; ++i) values[i] = i < size ? x[i] : rows::kLowest<T>;
+  /// The group at x, of which `left` elements or more are in the row: the rest is minus infinity.
+  const T* whole(const T* x, std::int64_t left) {
+    if (left >= rows::kGroup) return x;
+    for (int i = 0; i < rows::kGroup; ++i) values[i] = i < left ? x[i] : rows::kLowest<T>;
+    return values;
   }
 };
 
@@ -46,14 +49,16 @@ inline float block_max(const T* x, std::int64_t size) {
   for (F& m : most) m = set(-std::numeric_limits<float>::infinity());
   std::int64_t i = 0;
   for (; i + rows::kGroup <= size; i += rows::kGroup) max_group(x + i, most);
-  if (i < size) max_group(Padded<T>(x + i, size - i).values, most);
   for (int half = kVectors / 2; half > 0; half /= 2) {
     for (int k = 0; k < half; ++k) most[k] = larger(most[k], most[k + half]);
   }
   float lane[kWidth];
   store(lane, most[0]);
   for (int k = 1; k < kWidth; ++k) lane[0] = lane[k] > lane[0] ? lane[k] : lane[0];
-  return lane[0];
+  if (i == size) return lane[0];
+  LastGroup<T> last;
+  const float rest = block_max(last.whole(x + i, size - i), rows::kGroup);
+  return rest > lane[0] ? rest : lane[0];
 }
 
 template <class T>
@@ -68,9 +73,10 @@ template <class T>
 inline float block_sum_exp(const T* x, std::int64_t size, float shift) {
   F sum[kVectors];
   for (F& s : sum) s = set(0);
-  std::int64_t i = 0;
-  for (; i + rows::kGroup <= size; i += rows::kGroup) sum_exp_group(x + i, set(shift), sum);
-  if (i < size) sum_exp_group(Padded<T>(x + i, size - i).values, set(shift), sum);
+  LastGroup<T> last;
+  for (std::int64_t i = 0; i < size; i += rows::kGroup) {
+    sum_exp_group(last.whole(x + i, size - i), set(shift), sum);
+  }
   return fold(sum);
 }
 
@@ -109,14 +115,14 @@ inline void gradient_group(const T* x, F shift, F scale, T* out) {
 }
 
 template <bool kPast, class T>
-inline void gradient_groups(const T* x, std::int64_t size, F shift, F scale, T* out) {
+void gradient_groups(const T* x, std::int64_t size, F shift, F scale, T* out) {
   std::int64_t i = 0;
   for (; i + rows::kGroup <= size; i += rows::kGroup) {
     gradient_group<kPast>(x + i, shift, scale, out + i);
   }
   if (i < size) {
-    Padded<T> last(x + i, size - i);
-    gradient_group<false>(last.values, shift, scale, last.values);
+    LastGroup<T> last;
+    gradient_groups<false>(last.whole(x + i, size - i), rows::kGroup, shift, scale, last.values);
     for (std::int64_t k = 0; i + k < size; ++k) out[i + k] = last.values[k];
   }
 }
@@ -153,18 +159,15 @@ template <class T>
 inline double divergence(const T* ref, const T* x, std::int64_t size, double ref_max, double max) {
   const F ref_shift = set(static_cast<float>(ref_max));
   const F shift = set(static_cast<float>(max));
+  LastGroup<T> ref_last, last;
   double total = 0;
   for (std::int64_t start = 0; start < size; start += rows::kBlock) {
     const std::int64_t end = start + rows::kBlock < size ? start + rows::kBlock : size;
     F sum[kVectors];
     for (F& s : sum) s = set(0);
-    std::int64_t i = start;
-    for (; i + rows::kGroup <= end; i += rows::kGroup) {
-      divergence_group(ref + i, x + i, ref_shift, shift, sum);
-    }
-    if (i < end) {
-      divergence_group(Padded<T>(ref + i, end - i).values, Padded<T>(x + i, end - i).values,
-                       ref_shift, shift, sum);
+    for (std::int64_t i = start; i < end; i += rows::kGroup) {
+      divergence_group(ref_last.whole(ref + i, end - i), last.whole(x + i, end - i), ref_shift,
+                       shift, sum);
     }
     total += static_cast<double>(fold(sum));
   }
@@ -194,14 +197,14 @@ inline void softmax_difference(const T* ref, const T* x, std::int64_t size, doub
     difference_group(ref + i, x + i, ref_shift, shift, ref_factor, factor, out + i);
   }
   if (i < size) {
-    const Padded<T> ref_last(ref + i, size - i);
-    Padded<T> last(x + i, size - i);
-    difference_group(ref_last.values, last.values, ref_shift, shift, ref_factor, factor,
-                     last.values);
+    LastGroup<T> ref_last, last;
+    softmax_difference(ref_last.whole(ref + i, size - i), last.whole(x + i, size - i),
+                       rows::kGroup, ref_max, max, ref_scale, scale, last.values);
     for (std::int64_t k = 0; i + k < size; ++k) out[i + k] = last.values[k];
   }
 }
 
 template <class T>
-inline constexpr RowFunctions<T> kRowFunctions{log_sum_exp<T>, scaled_softmax<T>, divergence<T>,
-                                               softmax_difference<T>};
+inline constexpr RowFunctions<T> kRowFunctions{log_sum_exp<T>, scaled_softmax<T>};
+template <class T>
+inline constexpr DivergenceFunctions<T> kDivergenceFunctions{divergence<T>, softmax_difference<T>};
