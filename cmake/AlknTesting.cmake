@@ -44,7 +44,7 @@ if(TARGET alkn::alkn AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   set_target_properties(alkn_torch_test_headers PROPERTIES
                         EXPORT_COMPILE_COMMANDS ON CXX_STANDARD 20 CXX_EXTENSIONS OFF)
   target_precompile_headers(alkn_torch_test_headers PRIVATE
-    <ATen/Parallel.h> <torch/csrc/autograd/autograd.h> <torch/csrc/autograd/custom_function.h>
+    <ATen/Parallel.h> <torch/csrc/autograd/autograd.h> <torch/csrc/autograd/functions/utils.h>
     <torch/nn/module.h> <torch/optim/optimizer.h> <torch/serialize/archive.h>
     <Eigen/Core> <fmt/ranges.h> <nlohmann/json.hpp> "${PROJECT_SOURCE_DIR}/tests/catch.hpp")
 endif()

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <c10/util/Exception.h>
-#include <fmt/format.h>
+#include <alkn/text.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -86,7 +86,7 @@ struct Range {
     return (low_open ? x > low : x >= low) && (high_open ? x < high : x <= high);
   }
   [[nodiscard]] std::string text() const {
-    return fmt::format("{}{}, {}{}", low_open ? '(' : '[', low, high, high_open ? ')' : ']');
+    return detail::text_of({low_open ? '(' : '[', low, ", ", high, high_open ? ')' : ']'});
   }
 };
 
@@ -119,8 +119,8 @@ void visit_lines(const Options& options, Visitor& visitor, std::integer_sequence
 inline void check_range(std::string_view owner, std::string_view field, double value,
                         const Range& range, std::string_view where = {}) {
   TORCH_CHECK_VALUE(range.contains(value), "alkn::", owner, ": expected ", field, " in ",
-                    range.text(), ", got ", fmt::format("{}", value),
-                    where.empty() ? "" : fmt::format(" ({})", where));
+                    range.text(), ", got ", text_of({value}),
+                    where.empty() ? "" : text_of({" (", where, ")"}));
 }
 
 /// Checks every field of an option struct against its range; the visitor of `Options::visit`.
@@ -146,7 +146,7 @@ struct OptionTexts {
     if constexpr (std::is_enum_v<T>)
       texts.emplace_back(field, std::to_string(static_cast<int>(value)));
     else
-      texts.emplace_back(field, fmt::format("{}", value));
+      texts.emplace_back(field, text_of({value}));
   }
 };
 

@@ -2,11 +2,14 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_make_dual.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/forward_grad.h>
 
 #include <alkn/kernel/simd/dispatch.hpp>
 #include <alkn/objective/losses.hpp>
@@ -301,6 +304,36 @@ TEST_CASE("token_log_probability: what autograd asks for") {
   }
   CHECK_THAT(error_of([&] { grad(log_p.sum(), true, false); }),
              Catch::Matchers::ContainsSubstring("modified by an inplace operation"));
+}
+
+TEST_CASE("token_log_probability: a graph that is gone, a result that is written to") {
+  const Case c(2, 4, 9, 2);
+  const Tensor loss = alkn::token_log_probability(leaf(c.logits), c.label).sum();
+  loss.backward();
+  CHECK_THAT(error_of([&] { loss.backward(); }),
+             Catch::Matchers::ContainsSubstring("backward through the graph a second time"));
+
+  const Tensor label = c.label.narrow(0, 0, 1);  // of one sample: no copy is made of its rows
+  const Tensor x = leaf(c.logits.narrow(0, 0, 1)), twice = leaf(c.logits.narrow(0, 0, 1));
+  alkn::token_log_probability(x, label).sum().backward();
+  alkn::token_log_probability(twice, label).mul_(2).sum().backward();
+  CHECK(at::equal(twice.grad(), x.grad().mul(2)));
+}
+
+TEST_CASE("token_log_probability, retain_kl: a forward-mode gradient is refused, not lost") {
+  const Case c(2, 4, 9, 2);
+  const auto level = torch::autograd::ForwardADLevel::get_next_idx();
+  {
+    const Tensor dual =
+        at::_make_dual(c.logits, at::full_like(c.logits, 1), static_cast<std::int64_t>(level));
+    const std::string rest =
+        ": expected a tensor without a forward-mode gradient, got one with it (the function has "
+        "none)";
+    CHECK(error_of([&] { alkn::token_log_probability(dual, c.label); }) ==
+          "alkn::token_log_probability" + rest);
+    CHECK(error_of([&] { alkn::retain_kl(dual, c.logits, c.label); }) == "alkn::retain_kl" + rest);
+  }
+  torch::autograd::ForwardADLevel::release_idx(level);
 }
 
 TEST_CASE("token_log_probability: bad input") {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <fmt/format.h>
 #include <torch/optim/optimizer.h>
 #include <alkn/backend.hpp>
 #include <alkn/optim/adamw.hpp>
@@ -14,6 +13,7 @@
 #include <alkn/step/runner.hpp>
 #include <alkn/step/slot.hpp>
 #include <alkn/task/base.hpp>
+#include <alkn/text.hpp>
 
 #include <concepts>
 #include <cstddef>
@@ -83,14 +83,13 @@ class FusedBase : public Base, protected BaseAdapter {
     Base::check_groups(GradientChecks::done);
     for (std::size_t g = 0; rules_.masks && g < this->param_groups_.size(); ++g)
       check_masked_eps(rules_.owner, Base::group_options(this->param_groups_[g]).eps(),
-                       fmt::format("group {}", g));
+                       text_of({"group ", g}));
   }
   std::string options_text(std::size_t group) const override {
     const AdamWOptions& o = Base::group_options(this->param_groups_[group]);
-    return fmt::format(
-        "lr {}, betas {} and {}, eps {}, weight_decay {}, decay_vectors {}, compact_state {}",
-        o.lr(), std::get<0>(o.betas()), std::get<1>(o.betas()), o.eps(), o.weight_decay(),
-        o.decay_vectors(), o.compact_state());
+    return text_of({"lr ", o.lr(), ", betas ", std::get<0>(o.betas()), " and ",
+                    std::get<1>(o.betas()), ", eps ", o.eps(), ", weight_decay ", o.weight_decay(),
+                    ", decay_vectors ", o.decay_vectors(), ", compact_state ", o.compact_state()});
   }
   void assign_options(torch::optim::OptimizerOptions& to,
                       const torch::optim::OptimizerOptions& from) override {
@@ -145,7 +144,7 @@ class ForeignBase : public Base, protected BaseAdapter {
     };
     text_ = [](const torch::optim::OptimizerOptions& own) {
       const auto* known = dynamic_cast<const BaseOptions*>(&own);
-      return known != nullptr ? base_options_text(*known) : fmt::format("lr {}", own.get_lr());
+      return known != nullptr ? base_options_text(*known) : text_of({"lr ", own.get_lr()});
     };
     assign_ = [](torch::optim::OptimizerOptions& to, const torch::optim::OptimizerOptions& from) {
       static_cast<BaseOptions&>(to) = static_cast<const BaseOptions&>(from);
@@ -173,7 +172,7 @@ class ForeignBase : public Base, protected BaseAdapter {
   void base_step() override { Base::step(nullptr); }
   void check_options() override {
     for (std::size_t g = 0; g < this->param_groups_.size(); ++g)
-      check_(this->param_groups_[g].options(), fmt::format("group {}", g));
+      check_(this->param_groups_[g].options(), text_of({"group ", g}));
   }
   std::string options_text(std::size_t group) const override {
     return text_(this->param_groups_[group].options());

@@ -3,7 +3,6 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
-#include <fmt/format.h>
 #include <torch/optim/optimizer.h>
 #include <alkn/group.hpp>
 #include <alkn/method/bases.hpp>
@@ -14,6 +13,7 @@
 #include <alkn/parameters.hpp>
 #include <alkn/task/core.hpp>
 #include <alkn/task/task.hpp>
+#include <alkn/text.hpp>
 
 #include <concepts>
 #include <cstdint>
@@ -235,7 +235,7 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
     std::vector<std::string> lines;
     if (!processes.group) return lines;
     for (const auto& [field, text] : detail::option_texts(options_))
-      lines.push_back(fmt::format("{}: {}", field, text));
+      lines.push_back(detail::text_of({field, ": ", text}));
     return lines;
   }
 

@@ -1,6 +1,8 @@
 // The definition of retain_kl.hpp: an autograd function over rows of logits.
 #pragma once
 
+#include <alkn/definitions.hpp>
+
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -9,62 +11,53 @@
 #include <alkn/objective/retain_kl.hpp>
 #include <alkn/objective/retain_kl_rows.hpp>
 #include <alkn/objective/token_log_probability_definitions.hpp>
-#include <alkn/tensor/autograd.hpp>
+#include <alkn/tensor/gradient_node.hpp>
+
+#include <vector>
 
 namespace alkn {
 namespace detail {
 
-struct RetainKL : torch::autograd::Function<RetainKL> {
-  static constexpr const char* kName = "retain_kl";
+inline constexpr const char* kRetainKL = "retain_kl";
 
-  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& given,
-                        const Tensor& given_reference, const Tensor& labels) {
-    const LogitRows rows(given, labels);
-    const Tensor &logits = rows.logits, &next = rows.next, reference = as_rows(given_reference);
-    const auto wide = logits.options().dtype(wide_type(logits.scalar_type()));
-    const Tensor divergence = at::zeros(next.sizes(), wide);
-    const bool cpu = logits.is_cpu();
-    const Tensor stats = at::zeros({cpu ? 4 : 0, next.size(0), next.size(1)}, wide);
-    if (cpu) {
-      cpu_divergence(logits, reference, next, divergence, stats);
-      check_log_sum_exp(kName, rows, stats.narrow(0, 0, 2), "logits");
-      check_log_sum_exp(kName, rows, stats.narrow(0, 2, 2), "reference logits");
-    } else {
-      aten_divergence(logits, reference, next, divergence);
-    }
-    // one of c10::InferenceMode cannot be a saved variable; nothing writes to such a tensor
-    const bool normal = !given_reference.is_inference();
-    if (!normal) ctx->saved_data["reference"] = given_reference;
-    ctx->save_for_backward(
-        {given, normal ? given_reference : Tensor(), next, rows.place, rows.misfit, stats});
-    return rows.to_positions(divergence);
+inline Forward retain_kl_forward(const Tensor& given, const Tensor& given_reference,
+                                 const Tensor& labels) {
+  const LogitRows rows(given, labels);
+  const Tensor &logits = rows.logits, &next = rows.next, reference = as_rows(given_reference);
+  const auto wide = logits.options().dtype(wide_type(logits.scalar_type()));
+  const Tensor divergence = at::zeros(next.sizes(), wide);
+  const bool cpu = logits.is_cpu();
+  const Tensor stats = at::zeros({cpu ? 4 : 0, next.size(0), next.size(1)}, wide);
+  if (cpu) {
+    cpu_divergence(logits, reference, next, divergence, stats);
+    check_log_sum_exp(kRetainKL, rows, stats.narrow(0, 0, 2), "logits");
+    check_log_sum_exp(kRetainKL, rows, stats.narrow(0, 2, 2), "reference logits");
+  } else {
+    aten_divergence(logits, reference, next, divergence);
   }
+  return {rows.to_positions(divergence),
+          {given, given_reference, next, rows.place, rows.misfit, stats}};
+}
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 const torch::autograd::variable_list& grads) {
-    refuse_create_graph(kName);
-    const auto saved = ctx->get_saved_variables();
-    const LogitRows rows(saved[0], saved[2], saved[3], saved[4]);
-    const Tensor &logits = rows.logits, &next = rows.next, &stats = saved[5];
-    const Tensor reference =
-        as_rows(saved[1].defined() ? saved[1] : ctx->saved_data["reference"].toTensor());
-    const Tensor grad_out = rows.to_rows(grads[0]);
-    const Tensor result = at::empty(saved[0].sizes(), logits.options()), grad = as_rows(result);
-    if (logits.is_cpu()) {
-      ask_for_huge_pages(grad);
-      cpu_divergence_gradient(logits, reference, next, grad_out, stats, grad);
-    } else {
-      aten_divergence_gradient(logits, reference, next, grad_out, grad);
-    }
-    return {result, Tensor(), Tensor()};
+inline Tensor retain_kl_backward(const std::vector<Tensor>& saved, const Tensor& out) {
+  const LogitRows rows(saved[0], saved[2], saved[3], saved[4]);
+  const Tensor &logits = rows.logits, &next = rows.next, &stats = saved[5];
+  const Tensor reference = as_rows(saved[1]), grad_out = rows.to_rows(out);
+  const Tensor result = at::empty(saved[0].sizes(), logits.options()), grad = as_rows(result);
+  if (logits.is_cpu()) {
+    ask_for_huge_pages(grad);
+    cpu_divergence_gradient(logits, reference, next, grad_out, stats, grad);
+  } else {
+    aten_divergence_gradient(logits, reference, next, grad_out, grad);
   }
-};
+  return result;
+}
 
 }  // namespace detail
 
 ALKN_COMPILED_INLINE Tensor retain_kl(const Tensor& logits, const Tensor& reference_logits,
                                       const Tensor& labels) {
-  constexpr const char* kName = detail::RetainKL::kName;
+  constexpr const char* kName = detail::kRetainKL;
   detail::check_logits_and_labels(kName, logits, labels);
   detail::check_logits(kName, reference_logits, "reference_logits");
   TORCH_CHECK_VALUE(reference_logits.sizes() == logits.sizes(), "alkn::", kName,
@@ -76,7 +69,10 @@ ALKN_COMPILED_INLINE Tensor retain_kl(const Tensor& logits, const Tensor& refere
   TORCH_CHECK_VALUE(reference_logits.device() == logits.device(), "alkn::", kName,
                     ": expected reference logits on ", logits.device(), ", got ",
                     reference_logits.device(), " (reference_logits)");
-  const Tensor rows = detail::RetainKL::apply(logits, reference_logits.detach(), labels);
+  const Tensor reference = reference_logits.detach();
+  const Tensor rows = detail::with_gradient(
+      kName, logits, [&] { return detail::retain_kl_forward(logits, reference, labels); },
+      detail::retain_kl_backward);
   return detail::mean_over_counted(rows, labels);
 }
 

@@ -1,13 +1,15 @@
 // The definitions of adamw.hpp.
 #pragma once
 
+#include <alkn/definitions.hpp>
+
 #include <ATen/core/grad_mode.h>
 #include <c10/core/InferenceMode.h>
-#include <fmt/format.h>
 #include <alkn/optim/adamw.hpp>
 #include <alkn/optim/gradient_check.hpp>
 #include <alkn/parameters.hpp>
 #include <alkn/step/choose.hpp>
+#include <alkn/text.hpp>
 
 #include <cstddef>
 #include <memory>
@@ -164,7 +166,7 @@ ALKN_COMPILED_INLINE void AdamW::check_groups(detail::GradientChecks gradients) 
   states_.clear();
   made_.clear();
   for (std::size_t g = 0; g < param_groups_.size(); ++g) {
-    checked_options(param_groups_[g], g).validate(fmt::format("group {}", g));
+    checked_options(param_groups_[g], g).validate(detail::text_of({"group ", g}));
     for (std::size_t k = 0; k < param_groups_[g].params().size(); ++k)
       states_.push_back(check_tensors(g, k, gradients));
   }
@@ -238,7 +240,7 @@ ALKN_COMPILED_INLINE void AdamW::check_list() {
 }
 
 ALKN_COMPILED_INLINE std::string AdamW::place(std::size_t group, std::size_t position) {
-  return fmt::format("group {}, position {}", group, position);
+  return detail::text_of({"group ", group, ", position ", position});
 }
 
 ALKN_COMPILED_INLINE AdamWParamState* AdamW::check_tensors(std::size_t group, std::size_t position,

@@ -7,6 +7,7 @@
 #include <torch/serialize/archive.h>
 #include <alkn/optim/adamw.hpp>
 #include <alkn/optim/optimizer_state.hpp>
+#include <alkn/text.hpp>
 
 #include <memory>
 #include <string>
@@ -25,7 +26,7 @@ struct AdamWArchive {
     std::int64_t index = 0;
     for (std::size_t g = 0; g < groups.size(); ++g) {
       const AdamWOptions& o = AdamW::checked_options(groups[g], g);
-      o.validate(fmt::format("group {}", g));  // as load() will
+      o.validate(detail::text_of({"group ", g}));  // as load() will
       torch::serialize::OutputArchive group(archive.compilation_unit());
       group.write("size", c10::IValue(static_cast<std::int64_t>(groups[g].params().size())));
       group.write("lr", c10::IValue(o.lr()));
@@ -63,7 +64,7 @@ struct AdamWArchive {
                         "alkn::AdamW: expected ", groups[g].params().size(), " parameters, got ",
                         size, " (load, group ", g, ")");
       options.push_back(load_options(group));
-      options.back().validate(fmt::format("load, group {}", g));
+      options.back().validate(detail::text_of({"load, group ", g}));
       for (const Tensor& param : groups[g].params()) {
         torch::serialize::InputArchive entry;
         read(archive, "parameters/" + std::to_string(index), entry);

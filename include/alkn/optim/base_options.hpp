@@ -1,8 +1,8 @@
 // The numbers in the options of LibTorch's optimizers, which LibTorch checks in the defaults alone.
 #pragma once
 
-#include <fmt/format.h>
 #include <alkn/option.hpp>
+#include <alkn/text.hpp>
 
 #include <limits>
 #include <string>
@@ -39,9 +39,9 @@ void check_base_options(std::string_view owner, const Options& options, std::str
 /// The options of any first-order optimizer in words.
 template <class Options>
 std::string base_options_text(const Options& options) {
-  std::string text = fmt::format("lr {}", options.get_lr());
+  std::string text = text_of({"lr ", options.get_lr()});
   const auto add = [&](std::string_view field, const auto& value) {
-    text += fmt::format(", {} {}", field, value);
+    text += text_of({", ", field, " ", value});
   };
   if constexpr (requires { std::get<1>(options.betas()); }) {
     add("betas[0]", std::get<0>(options.betas()));

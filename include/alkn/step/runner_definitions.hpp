@@ -1,6 +1,8 @@
 // The definitions of runner.hpp, with the CPU's kernels.
 #pragma once
 
+#include <alkn/definitions.hpp>
+
 #include <alkn/kernel/cpu/step.hpp>
 #include <alkn/kernel/math.hpp>
 #include <alkn/step/aten.hpp>

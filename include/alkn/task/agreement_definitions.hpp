@@ -1,9 +1,10 @@
 // The definitions of agreement.hpp.
 #pragma once
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
+#include <alkn/definitions.hpp>
+
 #include <alkn/task/agreement.hpp>
+#include <alkn/text.hpp>
 #include <alkn/version.hpp>
 
 #include <algorithm>
@@ -100,8 +101,8 @@ ALKN_COMPILED_INLINE std::vector<double> Agreement::meet(
   if (error) std::rethrow_exception(error);
   const CallRecord& first = all[0];
   const auto place = [](const CallRecord& r) {
-    return fmt::format("{} of task {} after {} steps", call_name(static_cast<Call>(r.call)), r.task,
-                       r.step);
+    return text_of(
+        {call_name(static_cast<Call>(r.call)), " of task ", r.task, " after ", r.step, " steps"});
   };
   std::vector<int> threw;
   std::vector<double> arguments;
@@ -118,7 +119,7 @@ ALKN_COMPILED_INLINE std::vector<double> Agreement::meet(
                 ": expected one version of alkn on every process, got others on 0 and on ", i);
     if (other.unlearner != first.unlearner) {
       const auto whose = [](const CallRecord& r) {
-        return fmt::format("{} of unlearner {}", call_name(static_cast<Call>(r.call)), r.unlearner);
+        return text_of({call_name(static_cast<Call>(r.call)), " of unlearner ", r.unlearner});
       };
       throw_other_call("alkn::", owner_,
                        ": expected a call of the same unlearner on every process, got ",
@@ -131,14 +132,14 @@ ALKN_COMPILED_INLINE std::vector<double> Agreement::meet(
     }
   }
   TORCH_CHECK(threw.empty(), "alkn::", owner_, ": expected ", call_name(mine.call),
-              " to go on on every process, got an error on process ",
-              fmt::format("{}", fmt::join(threw, ", ")), "; nothing was changed");
+              " to go on on every process, got an error on process ", listed(threw),
+              "; nothing was changed");
   for (std::size_t i = 1; i < all.size(); ++i) {
     const CallRecord& other = all[i];
-    TORCH_CHECK(
-        !mine.same_argument || other.argument == first.argument, "alkn::", owner_,
-        ": expected the same arguments of ", call_name(mine.call), " on every process, got ",
-        fmt::format("{} on process 0 and {} on process {}", first.argument, other.argument, i));
+    TORCH_CHECK(!mine.same_argument || other.argument == first.argument, "alkn::", owner_,
+                ": expected the same arguments of ", call_name(mine.call),
+                " on every process, got ",
+                text_of({first.argument, " on process 0 and ", other.argument, " on process ", i}));
     if (other.settings == first.settings) continue;
     const std::vector<std::string> lines = settings();
     const auto these = watch(mine.call, [&] { return other_lines(lines, 0); });
@@ -147,9 +148,9 @@ ALKN_COMPILED_INLINE std::vector<double> Agreement::meet(
     while (k < these.size() && k < those.size() && these[k] == those[k]) ++k;
     TORCH_CHECK(false, "alkn::", owner_,
                 ": expected the same parameters and options on every process, got ",
-                fmt::format("{} on process 0 and {} on process {} ({})",
-                            k < these.size() ? these[k] : "nothing more",
-                            k < those.size() ? those[k] : "nothing more", i, call_name(mine.call)));
+                text_of({k < these.size() ? these[k] : "nothing more", " on process 0 and ",
+                         k < those.size() ? those[k] : "nothing more", " on process ", i, " (",
+                         call_name(mine.call), ")"}));
   }
   return arguments;
 }
@@ -201,17 +202,16 @@ ALKN_COMPILED_INLINE void Agreement::fail(Call call) {
     what = error.what();
   } catch (...) {  // keeps the words above
   }
-  mark_failed(fmt::format("failed in {}", call_name(call)));
+  mark_failed(text_of({"failed in ", call_name(call)}));
   std::vector<int> missing;
   try {
     missing = group_->missing();
   } catch (const std::exception&) {  // the store is gone as well
   }
-  TORCH_CHECK(
-      false, "alkn::", owner_, ": expected all ", group_->size(), " processes in ", call_name(call),
-      ", got ", what,
-      missing.empty() ? "" : fmt::format(" (not there: process {})", fmt::join(missing, ", ")),
-      "; this process's weights are unspecified, the last checkpoint is whole");
+  TORCH_CHECK(false, "alkn::", owner_, ": expected all ", group_->size(), " processes in ",
+              call_name(call), ", got ", what,
+              missing.empty() ? "" : text_of({" (not there: process ", listed(missing), ")"}),
+              "; this process's weights are unspecified, the last checkpoint is whole");
 }
 
 }  // namespace alkn::detail

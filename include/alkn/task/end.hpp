@@ -2,6 +2,8 @@
 // Included by task/core.hpp.
 #pragma once
 
+#include <alkn/definitions.hpp>
+
 #include <c10/core/InferenceMode.h>
 #include <alkn/option.hpp>
 #include <alkn/task/core.hpp>

@@ -2,12 +2,13 @@
 // Included by task/core.hpp.
 #pragma once
 
+#include <alkn/definitions.hpp>
+
 #include <ATen/ops/equal.h>
 #include <ATen/ops/zeros_like.h>
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <alkn/io/hash.hpp>
 #include <alkn/task/core.hpp>
+#include <alkn/text.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -20,15 +21,15 @@ namespace alkn::detail {
 
 /// What all processes must have alike and keep: the method, its options, the parameters.
 ALKN_COMPILED_INLINE std::vector<std::string> UnlearnerCore::fixed_lines() const {
-  std::vector<std::string> lines{fmt::format("method {}", settings_.owner),
+  std::vector<std::string> lines{text_of({"method ", settings_.owner}),
                                  shards_.sharded() ? "Sharding::state" : "Sharding::none"};
   for (const std::string& option : options_) lines.push_back("option " + option);
   for (const ParameterState& p : parameters_) {
-    lines.push_back(fmt::format("parameter \"{}\" {} [{}] in group {}", p.name,
-                                c10::toString(p.dtype), fmt::join(p.shape, ", "), p.group));
+    lines.push_back(text_of({"parameter \"", p.name, "\" ", c10::toString(p.dtype), " [",
+                             listed(p.shape), "] in group ", p.group}));
     if (settings_.mask == kernel::MaskKind::given)
       lines.back() +=
-          fmt::format(", {} entries in its mask of hash {:016x}", p.num_given, p.given_hash);
+          text_of({", ", p.num_given, " entries in its mask of hash ", hash_text(p.given_hash)});
   }
   return lines;
 }
@@ -39,11 +40,11 @@ ALKN_COMPILED_INLINE std::vector<std::string> UnlearnerCore::settings_lines(
     const std::string& asked) {
   std::vector<std::string> lines = fixed_lines();
   for (const ParameterState& p : parameters_) {
-    if (!p.param.requires_grad()) lines.push_back(fmt::format("parameter \"{}\" frozen", p.name));
+    if (!p.param.requires_grad()) lines.push_back(text_of({"parameter \"", p.name, "\" frozen"}));
   }
   const auto& groups = base_.optimizer().param_groups();
   for (std::size_t g = 0; g < groups.size(); ++g)
-    lines.push_back(fmt::format("group {}: {}", g, base_.options_text(g)));
+    lines.push_back(text_of({"group ", g, ": ", base_.options_text(g)}));
   if (!asked.empty()) lines.push_back(asked);
   return lines;
 }

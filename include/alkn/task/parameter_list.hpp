@@ -2,10 +2,11 @@
 // Included by task/core.hpp.
 #pragma once
 
+#include <alkn/definitions.hpp>
+
 #include <ATen/MemoryOverlap.h>
 #include <ATen/ops/ones.h>
 #include <c10/core/InferenceMode.h>
-#include <fmt/format.h>
 #include <alkn/io/hash.hpp>
 #include <alkn/optim/gradient_check.hpp>
 #include <alkn/optim/swap_masters.hpp>

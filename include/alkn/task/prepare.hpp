@@ -3,6 +3,8 @@
 // Included by task/core.hpp.
 #pragma once
 
+#include <alkn/definitions.hpp>
+
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <alkn/kernel/cpu/history.hpp>

@@ -2,9 +2,11 @@
 // Included by task/core.hpp.
 #pragma once
 
-#include <fmt/format.h>
+#include <alkn/definitions.hpp>
+
 #include <alkn/option.hpp>
 #include <alkn/task/core.hpp>
+#include <alkn/text.hpp>
 
 #include <cmath>
 #include <functional>
@@ -77,8 +79,8 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const std::function<doub
     check_parameters(false);
     TORCH_CHECK_VALUE(judge && !std::isnan(bound) && iterations >= 1, "alkn::", settings_.owner,
                       ": expected a judge, a bound and at least one iteration, got ",
-                      judge ? "a" : "no", " judge, bound ", fmt::format("{}", bound), " and ",
-                      iterations, " iterations (end)");
+                      judge ? "a" : "no", " judge, bound ", text_of({bound}), " and ", iterations,
+                      " iterations (end)");
   };
   const double full = task_lambda();
   const auto within = [&](double lambda) {
@@ -96,7 +98,9 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const std::function<doub
   };
   const double found = together(
       Call::end, bound, checks, [&] { return among_candidates(search); },
-      [&] { return fmt::format("end() by {} iterations", iterations); });
+      [&] {
+        return text_of({"end() by ", iterations, " iterations"});
+      });
   return end_task(found, found < full);
 }
 
@@ -171,7 +175,7 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const EndTarget& target)
     TORCH_CHECK_VALUE(
         !std::isnan(target.forget_bound) && !std::isnan(target.keep_bound),
         "alkn::", settings_.owner, ": expected bounds that are numbers, got ",
-        fmt::format("forget_bound {} and keep_bound {}", target.forget_bound, target.keep_bound),
+        text_of({"forget_bound ", target.forget_bound, " and keep_bound ", target.keep_bound}),
         " (end)");
     check_range(settings_.owner, "max_lambda", target.max_lambda, Range::positive(), "end");
     TORCH_CHECK_VALUE(target.iterations >= 1, "alkn::", settings_.owner,
@@ -184,10 +188,9 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const EndTarget& target)
         .run();
   };
   const auto asked = [&] {
-    return fmt::format("end() by {} iterations in [0, {}], {}", target.iterations,
-                       target.max_lambda,
-                       target.keep ? fmt::format("keep_bound {}", target.keep_bound)
-                                   : std::string("no judge of what is kept"));
+    return text_of({"end() by ", target.iterations, " iterations in [0, ", target.max_lambda, "], ",
+                    target.keep ? text_of({"keep_bound ", target.keep_bound})
+                                : std::string("no judge of what is kept")});
   };
   const JudgedLambda found = together(
       Call::end, target.forget_bound, checks, [&] { return among_candidates(search); }, asked);

@@ -1,6 +1,8 @@
 // The definitions of shards.hpp.
 #pragma once
 
+#include <alkn/definitions.hpp>
+
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>

@@ -3,6 +3,8 @@
 // Included by task/core.hpp.
 #pragma once
 
+#include <alkn/definitions.hpp>
+
 #include <ATen/ops/empty.h>
 #include <c10/core/InferenceMode.h>
 #include <alkn/option.hpp>

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <fmt/format.h>
 #include <torch/optim/optimizer.h>
 #include <alkn/optim/optimizer_state.hpp>
 #include <alkn/task/report.hpp>
 #include <alkn/task/sample_memory.hpp>
+#include <alkn/text.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -116,7 +116,7 @@ struct HiddenGradients {
 
 /// Where a parameter stands, for error texts.
 inline std::string place(const ParameterState& p) {
-  return fmt::format("group {}, parameter \"{}\"", p.group, p.name);
+  return text_of({"group ", p.group, ", parameter \"", p.name, "\""});
 }
 
 }  // namespace alkn::detail

@@ -1,6 +1,5 @@
-// LibTorch's tensor operators and custom autograd functions without its list of all operators,
-// which would double the time to compile: some of their headers include ATen/Functions.h unless
-// this macro is there.
+// LibTorch's tensor operators and autograd without its list of all operators, which would double
+// the time to compile: some headers include ATen/Functions.h unless this macro is there.
 #pragma once
 
 #include <ATen/core/grad_mode.h>
@@ -15,7 +14,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #if defined(ALKN_DEFINED_AT_PER_OPERATOR_HEADERS)
 #undef ALKN_DEFINED_AT_PER_OPERATOR_HEADERS

@@ -1,0 +1,2 @@
+// A header of definitions, in a file without alkn::compiled.
+#include <alkn/step/runner_definitions.hpp>
