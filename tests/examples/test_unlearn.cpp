@@ -46,6 +46,25 @@ continual::Samples samples(std::int64_t count, std::int64_t seed) {
   return all;
 }
 
+/// A target that so many steps of a request meet, as the judge counts them.
+struct Steps {
+  std::int64_t taken = 0, needed = 6;
+  std::int64_t interrupt_after = 0;
+  std::vector<std::int64_t> judged{};
+
+  void set_up(continual::Run& run, bool each_step) {
+    run.target = continual::Target{0.5};
+    run.target->each_step = each_step;
+    run.target->judge = [this](std::int64_t task) {
+      judged.push_back(task);
+      return taken % needed == 0 ? 0.25 : 0.75;
+    };
+    run.before_step = [this] {
+      if (++taken == interrupt_after) continual::detail::interrupt_flag = 1;
+    };
+  }
+};
+
 /// Two requests of eight samples, in batches of two: four steps a pass.
 struct World {
   std::shared_ptr<continual::Transformer> model;
@@ -83,6 +102,11 @@ struct World {
     }
     return std::nullopt;
   }
+  /// The same until the target of the steps.
+  continual::Rows unlearn_until(Steps& steps, const std::string& method, const fs::path& folder,
+                                bool each_step) {
+    return unlearn(method, folder, [&](continual::Run& run) { steps.set_up(run, each_step); });
+  }
 
   [[nodiscard]] bool has_weights_of(const World& other) const {
     const auto mine = model->parameters(), theirs = other.model->parameters();
@@ -93,33 +117,13 @@ struct World {
   }
 };
 
-/// A target that so many steps of a request meet, as the judge counts them.
-struct Steps {
-  std::int64_t taken = 0, needed = 6;
-  std::int64_t interrupt_after = 0;
-  std::vector<std::int64_t> judged{};
-
-  void set_up(continual::Run& run, bool each_step) {
-    run.target = continual::Target{0.5};
-    run.target->each_step = each_step;
-    run.target->judge = [this](std::int64_t task) {
-      judged.push_back(task);
-      return taken % needed == 0 ? 0.25 : 0.75;
-    };
-    run.before_step = [this] {
-      if (++taken == interrupt_after) continual::detail::interrupt_flag = 1;
-    };
-  }
-};
-
 }  // namespace
 
 TEST_CASE("a method without a strength stops at the target, past the warm-up", "[unlearn]") {
   const Folder folder;
-  World world;
-  Steps steps;
-  const auto rows = world.unlearn("npo+retain", folder.path / "each",
-                                  [&](continual::Run& run) { steps.set_up(run, true); });
+  World each, passes, never;
+  Steps steps, whole, all;
+  const auto rows = each.unlearn_until(steps, "npo+retain", folder.path / "each", true);
   REQUIRE(rows);
   CHECK((*rows)[0].steps == 6);
   CHECK((*rows)[1].steps == 6);  // of its own
@@ -127,20 +131,14 @@ TEST_CASE("a method without a strength stops at the target, past the warm-up", "
   // After four, five and six steps, and once at the end.
   CHECK(steps.judged == std::vector<std::int64_t>{0, 0, 0, 0, 1, 1, 1, 1});
 
-  World passes;
-  Steps whole;
   whole.needed = 8;
-  const auto after = passes.unlearn("npo+retain", folder.path / "passes",
-                                    [&](continual::Run& run) { whole.set_up(run, false); });
+  const auto after = passes.unlearn_until(whole, "npo+retain", folder.path / "passes", false);
   REQUIRE(after);
   CHECK((*after)[0].steps == 8);
   CHECK(whole.judged == std::vector<std::int64_t>{0, 0, 0, 1, 1, 1});
 
-  World never;
-  Steps all;
   all.needed = 1000;
-  const auto missed = never.unlearn("gradient-ascent", folder.path / "never",
-                                    [&](continual::Run& run) { all.set_up(run, false); });
+  const auto missed = never.unlearn_until(all, "gradient-ascent", folder.path / "never", false);
   REQUIRE(missed);
   CHECK((*missed)[0].steps == 20);
   CHECK((*missed)[0].target_met == false);
@@ -150,12 +148,10 @@ TEST_CASE("an interruption at the step that meets the target takes no other", "[
   const Folder folder;
   World whole, cut;
   Steps steps, stopped;
-  REQUIRE(whole.unlearn("npo+retain", folder.path / "whole",
-                        [&](continual::Run& run) { steps.set_up(run, true); }));
+  REQUIRE(whole.unlearn_until(steps, "npo+retain", folder.path / "whole", true));
   stopped.interrupt_after = 6;
   const auto go = [&] {
-    return cut.unlearn("npo+retain", folder.path / "cut",
-                       [&](continual::Run& run) { stopped.set_up(run, true); });
+    return cut.unlearn_until(stopped, "npo+retain", folder.path / "cut", true);
   };
   CHECK_FALSE(go());
   continual::detail::interrupt_flag = 0;
@@ -165,7 +161,7 @@ TEST_CASE("an interruption at the step that meets the target takes no other", "[
   CHECK(cut.has_weights_of(whole));
 }
 
-TEST_CASE("methods that negate search the target and sweep with the run's own eyes", "[unlearn]") {
+TEST_CASE("methods that negate sweep with the run's own eyes", "[unlearn]") {
   const Folder folder;
   World plain, looked;
   REQUIRE(plain.unlearn("task-vector", folder.path / "plain", [](continual::Run&) {}));
@@ -187,35 +183,43 @@ TEST_CASE("methods that negate search the target and sweep with the run's own ey
   CHECK((*sweep)[1].sweep[1].probabilities.forgotten == 0.5);
   CHECK_FALSE((*sweep)[1].target_met);
   CHECK(looked.has_weights_of(plain));  // a look changes nothing
+}
 
-  // A target: the smallest strength within the given ones, by the run's own judge.
-  World aimed;
-  const std::vector<at::Tensor> start = [&] {
-    std::vector<at::Tensor> all;
-    for (const at::Tensor& p : aimed.model->parameters()) all.push_back(p.detach().clone());
-    return all;
-  }();
-  std::int64_t asked = 0;
-  const auto rows = aimed.unlearn("task-vector", folder.path / "aimed", [&](continual::Run& run) {
-    run.until = 1;
-    run.target = continual::Target{-1};
-    run.target->max_lambda = 3;
-    run.target->iterations = 4;
-    run.target->judge = [&](std::int64_t task) {
-      CHECK(task == 0);
-      ++asked;
-      return 1.0;  // never enough
-    };
-    run.on_row = [&](std::int64_t, const continual::TaskRow& row) {
-      CHECK(row.lambda == 3);  // all that it may take
-      CHECK(row.target_met == false);
-      CHECK_FALSE(row.lambda_reduced);
-      CHECK(row.steps == 20);
-    };
-  });
-  CHECK_FALSE(rows);  // a request is left, and its checkpoint
-  CHECK(fs::exists(folder.path / "aimed" / "checkpoint.safetensors"));
-  CHECK(asked >= 1);
-  CHECK(asked <= 6);
-  CHECK_FALSE(aimed.model->parameters()[0].equal(start[0]));
+TEST_CASE("a target takes the smallest strength within the given ones, by the run's own judge",
+          "[unlearn]") {
+  const Folder folder;
+  World aimed, met;
+  std::vector<double> probabilities;  // of the strengths, in the order in which they are tried
+  continual::TaskRow first;
+  const auto aim = [&](World& world, const std::string& name) {
+    std::size_t asked = 0;
+    const auto rows = world.unlearn("task-vector", folder.path / name, [&](continual::Run& run) {
+      run.until = 1;
+      run.target = continual::Target{0.5};
+      run.target->max_lambda = 3;
+      run.target->iterations = 4;
+      run.target->judge = [&](std::int64_t task) {
+        CHECK(task == 0);
+        REQUIRE(asked < probabilities.size());
+        return probabilities[asked++];
+      };
+      run.on_row = [&](std::int64_t, const continual::TaskRow& row) { first = row; };
+    });
+    CHECK_FALSE(rows);  // a request is left, and its checkpoint
+    CHECK(fs::exists(folder.path / name / "checkpoint.safetensors"));
+    CHECK(asked == probabilities.size());
+    CHECK(first.steps == 20);
+  };
+  const at::Tensor start = aimed.model->parameters()[0].detach().clone();
+  probabilities = {1};  // the largest strength is not enough
+  aim(aimed, "aimed");
+  CHECK(first.lambda == 3);
+  CHECK(first.target_met == false);
+  CHECK_FALSE(aimed.model->parameters()[0].equal(start));
+
+  probabilities = {0, 0, 0, 1, 0};  // 3, 1.5, 0.75, 0.375, 0.5625
+  aim(met, "met");
+  CHECK(first.lambda == 0.5625);
+  CHECK(first.target_met == true);
+  CHECK_FALSE(first.lambda_reduced);  // below the method's own, as was asked for: no guard took it
 }
