@@ -198,8 +198,8 @@ inline void softmax_difference(const T* ref, const T* x, std::int64_t size, doub
   }
   if (i < size) {
     LastGroup<T> ref_last, last;
-    softmax_difference(ref_last.whole(ref + i, size - i), last.whole(x + i, size - i),
-                       rows::kGroup, ref_max, max, ref_scale, scale, last.values);
+    softmax_difference(ref_last.whole(ref + i, size - i), last.whole(x + i, size - i), rows::kGroup,
+                       ref_max, max, ref_scale, scale, last.values);
     for (std::int64_t k = 0; i + k < size; ++k) out[i + k] = last.values[k];
   }
 }
