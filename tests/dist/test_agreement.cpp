@@ -2,6 +2,7 @@
 // what fails on one alone changes nothing anywhere.
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/optim/sgd.h>
 #include <torch/serialize/archive.h>
 

@@ -59,6 +59,7 @@ class BaseArchive {
   /// Of what the task has set aside.
   [[nodiscard]] Tensor before(TaskState& task) {
     Options own = clones(), then;
+    then.reserve(own.size());
     for (const auto& options : task.options_before) then.push_back(options->clone());
     const auto exchange_state = [&](Options& options) {  // throws nothing
       optimizer().state().swap(task.state_before);
@@ -118,6 +119,7 @@ class BaseArchive {
 
   [[nodiscard]] Options clones() const {
     Options all;
+    all.reserve(optimizer().param_groups().size());
     for (const auto& group : optimizer().param_groups()) all.push_back(group.options().clone());
     return all;
   }

@@ -94,6 +94,8 @@ class SavedFiles {
     index_ = path / kIndexName;
     const nlohmann::json index = read_index();
     const std::size_t size = index["hashes"].size();
+    paths_.reserve(size);
+    hashes_.reserve(size);
     for (std::size_t i = 0; i < size; ++i) {
       paths_.push_back(path / shard_name(i, size, index["save"].get<std::uint64_t>()));
       hashes_.push_back(index["hashes"][i].get<std::uint64_t>());
