@@ -54,6 +54,7 @@ std::string training_key(const std::vector<std::string>& texts, const Settings& 
   hash.add(fmt::format("2 {} {} {} {} {} {} {} {} {} {}", base.epochs, base.batch, base.lr,
                        base.vocabulary, settings.data.seed, at::get_num_threads(), config.layers,
                        config.width, config.heads, config.context));
+  if (settings.team.size() > 1) hash.add(fmt::format("{} processes", settings.team.size()));
   return "base-" + hash.text();
 }
 
@@ -73,12 +74,13 @@ bool memorise(Model& model, const Samples& samples, const Settings& settings,
               const std::int64_t steps, const std::filesystem::path& checkpoint,
               const std::function<bool(std::int64_t)>& enough, std::optional<double> save_every) {
   const BaseSettings& base = settings.base;
-  const std::int64_t per_epoch = num_batches(samples, base.batch);
+  const Team& team = settings.team;
+  const std::int64_t per_epoch = num_batches(samples, base.batch, team.size());
   // Outside a task a method is its base optimizer, AdamW; as a method it can be saved and resumed.
-  alkn::TaskVector<> optimizer(trainable(model), {}, alkn::AdamWOptions(base.lr));
+  alkn::TaskVector<> optimizer(trainable(model), {}, alkn::AdamWOptions(base.lr), team.group());
   at::Tensor position = at::full({1}, 0, at::kLong);
   const alkn::io::NamedTensors buffers{{"trainer.position", position}};
-  if (settings.resume && std::filesystem::exists(checkpoint)) {
+  if (settings.resume && team.first_finds(has_checkpoint(checkpoint))) {
     static_cast<void>(alkn::load_checkpoint(checkpoint, optimizer, buffers));
   }
   const auto done = position.item<std::int64_t>();
@@ -99,18 +101,17 @@ bool memorise(Model& model, const Samples& samples, const Settings& settings,
   for (std::int64_t step = done; step < steps; ++step) {
     if (batches.empty() || step % per_epoch == 0) {
       batches = shuffled_batches(
-          samples, base.batch,
+          team.own(samples), base.batch,
           Random{settings.data.seed, 0, static_cast<std::uint64_t>(step / per_epoch)},
           model.lengths());
     }
-    const Batch& batch = batches[static_cast<std::size_t>(step % per_epoch)];
     optimizer.zero_grad();
-    const double loss = backward_in_parts(
-        batch, settings.micro_batch, MeanOver::tokens,
+    const double loss = backward_together(
+        team, batch_of(batches, step % per_epoch), settings.micro_batch, MeanOver::tokens,
         [&](const Batch& part) { return alkn::mean_nll(model.logits(part), part.labels); });
     optimizer.step();
     schedule.step();
-    if (interrupted()) {
+    if (team.any(interrupted())) {
       save(step + 1);
       return false;
     }
@@ -118,12 +119,12 @@ bool memorise(Model& model, const Samples& samples, const Settings& settings,
     if (enough && (step + 1) % per_epoch == 0 && enough((step + 1) / per_epoch)) {
       break;
     }
-    if (save_every && since_save.seconds() >= *save_every && step + 1 < steps) {
+    if (save_every && team.first_finds(since_save.seconds() >= *save_every) && step + 1 < steps) {
       save(step + 1);
       since_save = {};
     }
   }
-  alkn::io::remove_file(checkpoint);
+  team.once([&] { remove_checkpoint(checkpoint); });
   return true;
 }
 
@@ -139,11 +140,14 @@ std::optional<Trained> train_or_load(const DataSet& data, const Settings& settin
     return std::filesystem::exists(model_path) && std::filesystem::exists(vocabulary_path);
   };
   std::optional<alkn::io::FileLock> lock;
-  bool reused = is_there();
-  if (!reused) {
+  bool reused = false;
+  settings.team.once([&] {
+    reused = is_there();
+    if (reused) return;
     lock_path(lock, checkpoint, "a model that no other process trains");
     reused = is_there();  // by one that has just finished
-  }
+  });
+  reused = settings.team.first_finds(reused);
   Tokenizer tokenizer =
       reused ? read_tokenizer(vocabulary_path) : Tokenizer::train(texts, settings.base.vocabulary);
   config.vocabulary = tokenizer.size();
@@ -156,12 +160,15 @@ std::optional<Trained> train_or_load(const DataSet& data, const Settings& settin
     load_model(model_path, *model);
   } else {
     const Samples samples = encoded.training_samples();
-    const std::int64_t steps = settings.base.epochs * num_batches(samples, settings.base.batch);
+    const std::int64_t steps =
+        settings.base.epochs * num_batches(samples, settings.base.batch, settings.team.size());
     if (!memorise(*model, samples, settings, steps, checkpoint)) {
       return std::nullopt;
     }
-    alkn::io::write_file(vocabulary_path, tokenizer.model());
-    save_model(model_path, *model);
+    settings.team.once([&] {
+      alkn::io::write_file(vocabulary_path, tokenizer.model());
+      save_model(model_path, *model);
+    });
   }
   return Trained{std::move(tokenizer), std::move(encoded), std::move(model), watch.seconds(),
                  reused};

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
@@ -186,8 +187,15 @@ inline Batch make_batch(const std::vector<const Sample*>& samples) {
   return batch;
 }
 
-inline std::int64_t num_batches(const Samples& samples, std::int64_t batch_size) {
-  return (static_cast<std::int64_t>(samples.size()) + batch_size - 1) / batch_size;
+/// Batches of the largest of so many parts of the samples.
+inline std::int64_t num_batches(const Samples& samples, std::int64_t batch_size, int parts = 1) {
+  const std::int64_t most = (std::ssize(samples) + parts - 1) / parts;
+  return (most + batch_size - 1) / batch_size;
+}
+
+/// The batch of a step; null past the last: other processes have more.
+inline const Batch* batch_of(const std::vector<Batch>& batches, std::int64_t step) {
+  return step < std::ssize(batches) ? &batches[static_cast<std::size_t>(step)] : nullptr;
 }
 
 /// Which samples go together.

@@ -75,8 +75,9 @@ class Comparison {
   Comparison(const Settings& settings, Subject subject)
       : settings_(settings),
         subject_(std::move(subject)),
-        before_(evaluate_all(subject_.model, subject_.data)),
-        trained_loss_(mean_loss(subject_.model, subject_.data.shown)) {
+        team_(settings.team),
+        before_(evaluate_all(subject_.model, subject_.data, team_)),
+        trained_loss_(mean_loss(subject_.model, subject_.data.shown, team_)) {
     TextHash hash;
     for (const auto& [name, parameter] : trainable(subject_.model)) {
       const at::Tensor weights = parameter.detach().contiguous();
@@ -91,16 +92,18 @@ class Comparison {
   bool run(const MethodEntry& method, const std::filesystem::path& folder, bool details) {
     const at::AutoGradMode with_grad(true);
     restore_weights();
-    prepare_folder(folder);
-    std::optional<alkn::io::FileLock> lock;
-    if (folder != settings_.out) lock_path(lock, folder / "run", kAlone);
     const Strength strength = strength_of(method, settings_);
     const Json config = full_config(method);
-    check_config(folder / "config.json", config, settings_.resume);
-    std::filesystem::remove(folder / "summary.json");      // of an earlier run: this one has yet to
-    std::filesystem::remove_all(folder / subject_.saved);  // finish
-    if (subject_.prepare) subject_.prepare(folder);
-    MetricsFile metrics(folder / "metrics.jsonl", settings_.resume);
+    std::optional<alkn::io::FileLock> lock;
+    team_.once([&] {
+      prepare_folder(folder);
+      if (folder != settings_.out) lock_path(lock, folder / "run", kAlone);
+      check_config(folder / "config.json", config, settings_.resume);
+      std::filesystem::remove(folder / "summary.json");      // of an earlier run: this one has yet
+      std::filesystem::remove_all(folder / subject_.saved);  // to finish
+      if (subject_.prepare) subject_.prepare(folder);
+    });
+    MetricsFile metrics(folder / "metrics.jsonl", settings_.resume, team_.first());
     MethodRow result{method.title, {}, 0, 0, 0};
     Run run{subject_.model,
             subject_.data,
@@ -124,6 +127,7 @@ class Comparison {
             },
             identity_of(config),
             [&](const std::string& warning) {
+              if (!team_.first()) return;
               fmt::print(stderr, "continual: warning: {}: {}\n", method.title, warning);
             }};
     if (settings_.forget_until) run.target = Target{*settings_.forget_until};
@@ -138,20 +142,22 @@ class Comparison {
                  run.checkpoint.string());
       return false;
     }
-    result.probabilities = evaluate_all(subject_.model, subject_.data);
+    result.probabilities = evaluate_all(subject_.model, subject_.data, team_);
     if (details) fmt::print("{:.2f} s a step\n", result.seconds_a_step);
-    subject_.save(folder);
-    write_json(folder / "summary.json", summary(result));
+    team_.once([&] {
+      subject_.save(folder);
+      write_json(folder / "summary.json", summary(result));
+    });
     rows_.push_back(result);
     return true;
   }
 
   /// A method that an interrupted comparison had finished, from its summary.json.
   bool reuse(const MethodEntry& method, const std::filesystem::path& folder) {
-    if (!settings_.resume || !std::filesystem::exists(folder / "summary.json")) {
+    if (!settings_.resume || !team_.first_finds(std::filesystem::exists(folder / "summary.json"))) {
       return false;
     }
-    check_config(folder / "config.json", full_config(method), true);
+    team_.once([&] { check_config(folder / "config.json", full_config(method), true); });
     const auto path = folder / "summary.json";
     const Json saved = read_object(path);
     rows_.push_back({method.title,
@@ -201,7 +207,8 @@ class Comparison {
   }
 
   [[nodiscard]] std::filesystem::path checkpoint_in(const std::filesystem::path& folder) const {
-    return settings_.checkpoint.empty() ? folder / "checkpoint.safetensors" : settings_.checkpoint;
+    if (!settings_.checkpoint.empty()) return settings_.checkpoint;
+    return folder / (team_.size() == 1 ? "checkpoint.safetensors" : "checkpoint");
   }
 
   [[nodiscard]] Json summary(const MethodRow& row) const {
@@ -216,6 +223,7 @@ class Comparison {
 
   const Settings& settings_;
   Subject subject_;
+  const Team& team_;
   std::string model_hash_;
   Probabilities before_;
   double trained_loss_;
@@ -241,7 +249,7 @@ inline bool compare(const Settings& settings, Subject subject) {
   }
   comparison.print();
   if (all) {
-    write_json(settings.out / "summary.json", comparison.summaries());
+    settings.team.once([&] { write_json(settings.out / "summary.json", comparison.summaries()); });
   }
   return true;
 }

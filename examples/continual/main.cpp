@@ -22,6 +22,7 @@
 #include "continual/interrupt.hpp"
 #include "continual/methods.hpp"
 #include "continual/pretrained.hpp"
+#include "continual/processes.hpp"
 #include "continual/readers.hpp"
 #include "continual/run_folder.hpp"
 #include "continual/settings.hpp"
@@ -128,10 +129,15 @@ void add_options(CLI::App& app, Settings& s) {
   app.add_option("--threads", s.threads, "0: LibTorch's own choice")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  app.add_option("--processes", s.processes,
+                 "to start on this machine, which share the samples; --batch and --threads are "
+                 "those of each; torchrun and mpirun start them without it")
+      ->check(CLI::Range(1, 1024));
   app.add_option("--out", s.out, "folder for the results")->capture_default_str();
   app.add_option("--cache", s.cache, "folder of trained models; as --out unless given");
   app.add_option("--checkpoint", s.checkpoint,
-                 "file; checkpoint.safetensors in the method's folder unless given");
+                 "file, or folder of several processes; checkpoint.safetensors or checkpoint in "
+                 "the method's folder unless given");
   app.add_flag("--resume", s.resume, "go on from the checkpoint, if there is one");
   app.add_option("--train-epochs", s.base.epochs, "of the model, before anything is forgotten")
       ->check(at_least_one)
@@ -145,7 +151,14 @@ void add_options(CLI::App& app, Settings& s) {
 }
 
 /// A file for checkpoints must be nothing else: it is written over, and goes with the last request.
-void check_checkpoint(const std::filesystem::path& path) {
+void check_checkpoint(const std::filesystem::path& path, const Team& team) {
+  if (team.size() > 1) {
+    prepare_folder(path);
+    const std::filesystem::path index = path / "index.json";
+    if (std::filesystem::exists(index) && !read_object(index).contains("alkn.checkpoint"))
+      data_error("a checkpoint, or no file yet", "another file", index.string());
+    return;
+  }
   const alkn::io::AtomicFile probe(path);  // can be written, and is no pipe or device
   if (!std::filesystem::exists(path)) return;
   bool is_checkpoint = false;
@@ -167,27 +180,29 @@ void check_strengths(const Settings& settings) {
 }
 
 int run(Settings settings) {
-  check_strengths(settings);
+  const Team& team = settings.team;
   if (settings.threads > 0) {
     at::set_num_threads(settings.threads);
   }
-  prepare_folder(settings.out);
   const std::filesystem::path cache = settings.cache.empty() ? settings.out : settings.cache;
-  prepare_folder(cache);
   std::optional<alkn::io::FileLock> out_lock, checkpoint_lock;
-  lock_path(out_lock, settings.out / "run", kAlone);
-  if (!settings.checkpoint.empty()) {
-    check_checkpoint(settings.checkpoint);
+  team.once([&] {
+    prepare_folder(settings.out);
+    prepare_folder(cache);
+    lock_path(out_lock, settings.out / "run", kAlone);
+    if (settings.checkpoint.empty()) return;
+    check_checkpoint(settings.checkpoint, team);
     lock_path(checkpoint_lock, settings.checkpoint, "a checkpoint that no other process writes");
-  }
+  });
 
   if (!settings.pretrained.folder.empty()) {
     return run_pretrained(settings) ? EXIT_SUCCESS : kInterrupted;
   }
-  const DataSet data = load_data(settings.data);
+  DataSet data;
+  team.together([&] { data = load_data(settings.data); });
   TextHash texts;
   texts.add(data);
-  check_before_training(settings, texts.text());
+  team.once([&] { check_before_training(settings, texts.text()); });
   catch_interrupts();  // until here a signal ends the program at once: nothing is lost
   fmt::print("data: {}, {} requests\n", data.name, data.requests.size());
   auto trained = train_or_load(data, settings, cache);
@@ -233,12 +248,28 @@ int main(int argc, char** argv) {
   if (!settings.pretrained.folder.empty() && app.count("--method") == 0) {
     settings.method = continual::methods().front().name;  // all of them would take hours
   }
+  std::string who;  // says it, where it is not the first process
   try {
+    continual::check_strengths(settings);
+    if (settings.processes > 1 && !continual::was_launched()) {
+      return continual::start_processes(settings.processes, argv);
+    }
+    settings.team = continual::Team(continual::meet(settings.processes));
+    settings.resume = settings.resume || continual::was_restarted();
+    if (!settings.team.first()) {
+      who = fmt::format("process {}: ", settings.team.rank());
+      if (std::freopen("/dev/null", "w", stdout) == nullptr) {
+        continual::data_error("/dev/null to write to", "none", "standard output");
+      }
+    }
     return continual::run(settings);
+  } catch (const continual::Elsewhere&) {  // the process where it was says it
   } catch (const c10::Error& error) {
-    fmt::print(stderr, "{}\n", error.what_without_backtrace());
+    fmt::print(stderr, "{}{}\n", who, error.what_without_backtrace());
   } catch (const std::exception& error) {
-    fmt::print(stderr, "{}\n", error.what());
+    fmt::print(stderr, "{}{}\n", who, error.what());
   }
+  std::fflush(nullptr);
+  if (settings.team.size() > 1) std::_Exit(EXIT_FAILURE);  // c10d's threads may wait for the others
   return EXIT_FAILURE;
 }

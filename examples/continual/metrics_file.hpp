@@ -33,9 +33,11 @@ class MetricsFile {
   };
 
   /// @param resume whether lines of an earlier run may be kept
+  /// @param writes else nothing is written: another process does
   /// Throws std::runtime_error, with file and line, for lines that no run wrote; what a killed one
   /// has half-written, at the end, is left out.
-  MetricsFile(std::filesystem::path path, bool resume) : path_(std::move(path)) {
+  MetricsFile(std::filesystem::path path, bool resume, bool writes = true)
+      : path_(std::move(path)), writes_(writes) {
     if (!resume || !std::filesystem::exists(path_)) return;
     const std::string text = read_text(path_);
     const std::string_view whole = std::string_view(text).substr(0, text.rfind('\n') + 1);
@@ -54,6 +56,7 @@ class MetricsFile {
   /// Begins to write, after those lines of the earlier run that `kept` accepts.
   void start(const std::function<bool(const Json&)>& kept) {
     std::erase_if(lines_, [&](const Line& line) { return !kept(line.value); });
+    if (!writes_) return;
     std::string text;
     for (const Line& line : lines_) {
       text += line.value.dump() + "\n";
@@ -64,6 +67,7 @@ class MetricsFile {
   }
 
   void append(const Json& line) {
+    if (!writes_) return;
     const std::string text = line.dump() + "\n";
     for (std::size_t done = 0; done < text.size();) {
       const ::ssize_t size = ::write(file_.number(), text.data() + done, text.size() - done);
@@ -75,6 +79,7 @@ class MetricsFile {
 
   /// Onto the disk: what a checkpoint counts on must be there when it is.
   void flush() {
+    if (!writes_) return;
     while (::fsync(file_.number()) != 0) {
       if (errno != EINTR) fail();
     }
@@ -91,6 +96,7 @@ class MetricsFile {
   }
 
   std::filesystem::path path_;
+  bool writes_;
   alkn::io::Descriptor file_;
   std::vector<Line> lines_;
 };

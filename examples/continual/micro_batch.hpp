@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "continual/batch.hpp"
+#include "continual/team.hpp"
 
 namespace continual {
 
@@ -22,13 +23,13 @@ struct Part {
   double share = 1;
 };
 
-namespace detail {
-
-/// Tokens that count, or samples that have any.
-inline std::int64_t counted(const at::Tensor& labels, MeanOver mean) {
-  const at::Tensor tokens = alkn::valid_tokens(labels);
+/// Tokens of a batch that count, or samples that have any.
+inline std::int64_t num_counted(const Batch& batch, MeanOver mean) {
+  const at::Tensor tokens = alkn::valid_tokens(batch.labels);
   return (mean == MeanOver::tokens ? tokens.sum() : tokens.gt(0).sum()).item<std::int64_t>();
 }
+
+namespace detail {
 
 /// Columns up to the last one that counts in any row: nothing after it has an effect.
 inline std::int64_t needed_columns(const at::Tensor& labels) {
@@ -43,8 +44,7 @@ inline std::int64_t needed_columns(const at::Tensor& labels) {
 inline std::vector<Part> parts_of(const Batch& batch, std::int64_t size, MeanOver mean) {
   const std::int64_t rows = batch.ids.size(0);
   if (size <= 0 || size >= rows) return {{batch, 1}};
-  const auto total =
-      static_cast<double>(std::max<std::int64_t>(detail::counted(batch.labels, mean), 1));
+  const auto total = static_cast<double>(std::max<std::int64_t>(num_counted(batch, mean), 1));
   std::vector<Part> parts;
   for (std::int64_t begin = 0; begin < rows; begin += size) {
     const std::int64_t count = std::min(size, rows - begin);
@@ -53,7 +53,7 @@ inline std::vector<Part> parts_of(const Batch& batch, std::int64_t size, MeanOve
     const Batch part{batch.ids.narrow(0, begin, count).contiguous(),
                      batch.tokens.narrow(0, begin, count).narrow(1, 0, columns).contiguous(),
                      labels.narrow(1, 0, columns).contiguous()};
-    parts.push_back({part, static_cast<double>(detail::counted(part.labels, mean)) / total});
+    parts.push_back({part, static_cast<double>(num_counted(part, mean)) / total});
   }
   return parts;
 }
@@ -69,6 +69,21 @@ double backward_in_parts(const Batch& batch, std::int64_t size, MeanOver mean, L
     (part.share == 1 ? value : value.mul(part.share)).backward();
   }
   return sum;
+}
+
+/// The same of a batch that lies on several processes; collective.
+/// @param batch this process's part; null: none. Returns the mean of the whole batch.
+template <class Loss>
+double backward_together(const Team& team, const Batch* batch, std::int64_t size, MeanOver mean,
+                         Loss&& loss) {
+  if (team.size() == 1) return backward_in_parts(*batch, size, mean, loss);
+  const double share = team.share(batch ? num_counted(*batch, mean) : 0);
+  double mine = 0;
+  if (batch) {
+    mine = backward_in_parts(*batch, size, mean,
+                             [&](const Batch& part) { return loss(part).mul(share); });
+  }
+  return team.sum(mine) / team.size();
 }
 
 }  // namespace continual

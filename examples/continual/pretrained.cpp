@@ -147,17 +147,19 @@ Json teaching_key(const Model& model, const Samples& samples, const Settings& se
     tokens.add(sample.labels.data(), sample.labels.size() * sizeof(std::int64_t));
   }
   const PretrainedSettings& p = settings.pretrained;
-  return {{"weights", weights.text()},
-          {"samples", tokens.text()},
-          {"train", p.train},
-          {"dtype", p.dtype},
-          {"epochs", settings.base.epochs},
-          {"until", p.teach_until ? Json(*p.teach_until) : nullptr},
-          {"batch", settings.base.batch},
-          {"micro_batch", settings.micro_batch},
-          {"lr", settings.base.lr},
-          {"seed", settings.data.seed},
-          {"threads", at::get_num_threads()}};
+  Json key{{"weights", weights.text()},
+           {"samples", tokens.text()},
+           {"train", p.train},
+           {"dtype", p.dtype},
+           {"epochs", settings.base.epochs},
+           {"until", p.teach_until ? Json(*p.teach_until) : nullptr},
+           {"batch", settings.base.batch},
+           {"micro_batch", settings.micro_batch},
+           {"lr", settings.base.lr},
+           {"seed", settings.data.seed},
+           {"threads", at::get_num_threads()}};
+  if (settings.team.size() > 1) key["processes"] = settings.team.size();
+  return key;
 }
 
 constexpr double kTeachLr = 3e-4;
@@ -176,43 +178,52 @@ Settings teaching_settings(Settings settings) {
 bool teach(Model& model, const ModelFolder& source, const EncodedData& data, const Settings& asked,
            const fs::path& cache) {
   const Settings settings = teaching_settings(asked);
+  const Team& team = settings.team;
   const Samples samples = data.training_samples();
   const Json key = teaching_key(model, samples, settings);
   const fs::path folder = cache / "taught", record = cache / "taught.json";
-  if (fs::exists(record) && fs::exists(folder)) {
-    if (read_object(record).value("key", Json()) == key) {
-      alkn::io::load_model(ModelFolder(folder), model.named_parameters(),
-                           [](std::string_view) { return true; });
-      fmt::print("taught before: {}\n", folder.string());
-      return true;
-    }
+  bool taught = false;
+  team.once([&] {
+    taught =
+        fs::exists(record) && fs::exists(folder) && read_object(record).value("key", Json()) == key;
+  });
+  if (team.first_finds(taught)) {
+    alkn::io::load_model(ModelFolder(folder), model.named_parameters(),
+                         [](std::string_view) { return true; });
+    fmt::print("taught before: {}\n", folder.string());
+    return true;
   }
   // The one beside which the interrupted teaching lies must be this one.
   const fs::path begun = cache / "teaching.json", checkpoint = cache / "teaching.checkpoint";
   std::optional<alkn::io::FileLock> lock;
-  lock_path(lock, cache / "teaching", "a folder in which no other process teaches");
-  if (settings.resume && fs::exists(checkpoint)) {
-    require_same(begun, key, "--resume with the teaching that was interrupted");
-  } else {
-    alkn::io::remove_file(checkpoint);
-    write_json(begun, key);
-  }
-  fs::remove(record);
+  team.once([&] {
+    lock_path(lock, cache / "teaching", "a folder in which no other process teaches");
+    if (settings.resume && has_checkpoint(checkpoint)) {
+      require_same(begun, key, "--resume with the teaching that was interrupted");
+    } else {
+      remove_checkpoint(checkpoint);
+      write_json(begun, key);
+    }
+    fs::remove(record);
+  });
   const Stopwatch watch;
   const auto enough = [&](std::int64_t pass) {
-    const double known = answer_probability(model, samples);
+    const double known = answer_probability(model, samples, team);
     detail::print_line(fmt::format("taught {} of {} passes: answer probability {:.3f}, {:.0f} s",
                                    pass, settings.base.epochs, known, watch.seconds()));
     return known >= settings.pretrained.teach_until.value_or(2);
   };
-  const std::int64_t steps = settings.base.epochs * num_batches(samples, settings.base.batch);
+  const std::int64_t steps =
+      settings.base.epochs * num_batches(samples, settings.base.batch, team.size());
   if (!memorise(model, samples, settings, steps, checkpoint, enough,
                 settings.pretrained.save_every)) {
     return false;
   }
-  alkn::io::save_model(folder, source, model.named_parameters());
-  write_json(record, {{"key", key}, {"seconds", watch.seconds()}});
-  alkn::io::remove_file(begun);
+  team.once([&] {
+    alkn::io::save_model(folder, source, model.named_parameters());
+    write_json(record, {{"key", key}, {"seconds", watch.seconds()}});
+    alkn::io::remove_file(begun);
+  });
   return true;
 }
 
@@ -243,6 +254,7 @@ bool lacks_bfloat16_instructions() {
 
 /// What makes the numbers of a run say little.
 void warn(const Settings& settings, double known) {
+  if (!settings.team.first()) return;
   constexpr double kSaturated = 0.97;
   if (known > kSaturated) {
     fmt::print(
@@ -268,11 +280,12 @@ bool run_pretrained(const Settings& settings) {
   const models::Config config = models::read_config(folder.path());
   const FolderTokenizer tokenizer(folder.path(), p.format);
   tokenizer.require_embedding(config.vocabulary);
-  DataSet texts = load_data(settings.data);
+  DataSet texts;
+  settings.team.together([&] { texts = load_data(settings.data); });
   texts.general = general_knowledge(settings.data);
   TextHash hash;
   hash.add(texts);
-  check_before_training(settings, hash.text());
+  settings.team.once([&] { check_before_training(settings, hash.text()); });
   const EncodedData data = encode_for(tokenizer, texts, config.context);
   fmt::print("data: {}, {} requests\n", data.name, data.requests.size());
   if (const std::int64_t cut = data.num_cut(); cut > 0) {
@@ -308,7 +321,8 @@ bool run_pretrained(const Settings& settings) {
       memory_plan(config, weights, trained, settings, data, method->name, batch, program);
   print_plan(plan);
   if (p.dry_run) return true;
-  require_memory(plan, program + weights * (p.dtype == "bfloat16" ? 2 : 4));
+  settings.team.together(
+      [&] { require_memory(plan, program + weights * (p.dtype == "bfloat16" ? 2 : 4)); });
   const fs::path cache = settings.cache.empty() ? settings.out : settings.cache;
   catch_interrupts();  // until here a signal ends the program at once: nothing is lost
   if (p.teach > 0 && !teach(model, folder, data, settings, cache)) {
@@ -316,7 +330,7 @@ bool run_pretrained(const Settings& settings) {
                cache.string());
     return false;
   }
-  warn(settings, answer_probability(model, data.requests.front().forget));
+  warn(settings, answer_probability(model, data.requests.front().forget, settings.team));
   const auto save = [&](const fs::path& out) {
     alkn::io::save_model(out / "model", folder, model.named_parameters());
     fmt::print("wrote {}\n", (out / "model").string());

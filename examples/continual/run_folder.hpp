@@ -84,6 +84,21 @@ inline void prepare_folder(const std::filesystem::path& folder) {
   const alkn::io::AtomicFile probe(folder / ".probe");  // goes without having had its name
 }
 
+/// Whether a run has left a checkpoint: a file, or a folder of several processes.
+inline bool has_checkpoint(const std::filesystem::path& path) {
+  return std::filesystem::exists(std::filesystem::is_directory(path) ? path / "index.json" : path);
+}
+
+/// Of a folder the parts of a checkpoint alone, and itself if nothing else is in it.
+inline void remove_checkpoint(const std::filesystem::path& path) {
+  if (!std::filesystem::is_directory(path)) return alkn::io::remove_file(path);
+  alkn::io::remove_file(path / "index.json");  // first: without it nobody looks at the others
+  for (const auto& entry : std::filesystem::directory_iterator(path)) {
+    if (entry.path().filename().string().starts_with("shard-")) alkn::io::remove_file(entry.path());
+  }
+  if (std::filesystem::is_empty(path)) std::filesystem::remove(path);
+}
+
 inline void write_json(const std::filesystem::path& path, const Json& json) {
   constexpr int kIndent = 2;
   alkn::io::write_file(path, json.dump(kIndent) + "\n");

@@ -9,6 +9,7 @@
 
 #include "continual/data.hpp"
 #include "continual/json.hpp"
+#include "continual/team.hpp"
 
 namespace continual {
 
@@ -18,13 +19,13 @@ struct Strength {
   double lambda = 1;         ///< of methods that negate
   double retain_weight = 0;  ///< of the retain loss that is added; 0: none
   std::int64_t epochs = 5;
-  std::int64_t batch = 32;
+  std::int64_t batch = 32;  ///< samples, on each process
 };
 
 /// How the model learns, before anything is forgotten.
 struct BaseSettings {
   std::int64_t epochs = 40;
-  std::int64_t batch = 32;
+  std::int64_t batch = 32;  ///< samples, on each process
   std::int64_t vocabulary = 2000;
   double lr = 2e-3;
 };
@@ -60,7 +61,9 @@ struct Settings {
   std::filesystem::path cache;       ///< of trained models; empty: `out`
   std::filesystem::path checkpoint;  ///< empty: in `out`
   bool resume = false;
-  int threads = 0;  ///< 0: as many as LibTorch takes
+  int threads = 0;    ///< 0: as many as LibTorch takes
+  int processes = 0;  ///< that share the work; 0: as many as a launcher has started, or one
+  Team team;          ///< these, once they have met
 
   [[nodiscard]] Strength over(Strength strength) const {
     strength.lr = lr.value_or(strength.lr);
@@ -102,6 +105,7 @@ inline Json to_json(const Settings& settings, const std::string& method, const S
             {"base_lr", settings.base.lr},
             {"vocabulary", settings.base.vocabulary}};
   json["guard"] = settings.guard ? Json(*settings.guard) : nullptr;
+  if (settings.team.size() > 1) json["processes"] = settings.team.size();
   if (settings.micro_batch > 0) json["micro_batch"] = settings.micro_batch;
   if (settings.forget_until) json["forget_until"] = *settings.forget_until;
   if (const PretrainedSettings& p = settings.pretrained; !p.folder.empty()) {

@@ -4,7 +4,6 @@
 #include <ATen/ops/full.h>
 #include <alkn/alkn.hpp>
 #include <alkn/checkpoint/checkpoint.hpp>
-#include <alkn/io/atomic_file.hpp>
 
 #include <cstdint>
 #include <filesystem>
@@ -31,7 +30,10 @@ template <class Method>
 class Unlearning {
  public:
   Unlearning(const Run& run, const typename Method::Options& options)
-      : run_(run), unlearner_(trainable(run.model), options, alkn::AdamWOptions(run.strength.lr)) {}
+      : run_(run),
+        team_(run.settings.team),
+        unlearner_(trainable(run.model), options, alkn::AdamWOptions(run.strength.lr),
+                   team_.group()) {}
 
   /// All requests, or, after an interruption, those that are left.
   /// Returns nothing if it was interrupted, or some are left: a checkpoint is then on the disk.
@@ -52,7 +54,7 @@ class Unlearning {
       task.reset();
       finish(report, watch);
     }
-    alkn::io::remove_file(run_.checkpoint);
+    team_.once([&] { remove_checkpoint(run_.checkpoint); });
     return std::move(rows_);
   }
 
@@ -60,14 +62,19 @@ class Unlearning {
   using TaskType = typename Method::TaskType;
 
   [[nodiscard]] std::int64_t num_steps(const EncodedRequest& request) const {
-    return run_.strength.epochs * num_batches(request.forget, run_.strength.batch);
+    return run_.strength.epochs * per_pass(request.forget);
   }
 
-  /// Batches of one pass over the samples; the same for a run that was interrupted.
+  /// Steps of one pass over the samples, on all processes.
+  [[nodiscard]] std::int64_t per_pass(const Samples& samples) const {
+    return num_batches(samples, run_.strength.batch, team_.size());
+  }
+
+  /// Batches of one pass over this process's samples; the same for a run that was interrupted.
   [[nodiscard]] std::vector<Batch> pass(const Samples& samples, std::uint64_t purpose,
                                         std::int64_t number) const {
     return shuffled_batches(
-        samples, run_.strength.batch,
+        team_.own(samples), run_.strength.batch,
         Random{run_.settings.data.seed, purpose, static_cast<std::uint64_t>(unlearner_.num_tasks()),
                static_cast<std::uint64_t>(number)},
         run_.model.lengths());
@@ -86,18 +93,28 @@ class Unlearning {
     if (task.wants_retain_gradient()) {
       std::vector<Part> parts;
       const std::vector<Batch> batches = pass(run_.data.shown, kRetainBatches, 0);
-      for (const Batch& batch : batches) {
-        for (Part& part : parts_of(batch, micro_batch(), MeanOver::tokens)) {
+      const std::int64_t steps = per_pass(run_.data.shown);
+      for (std::int64_t step = 0; step < steps; ++step) {
+        const Batch* batch = batch_of(batches, step);
+        const double share = team_.share(batch ? num_counted(*batch, MeanOver::tokens) : 0);
+        if (!batch) continue;
+        for (Part& part : parts_of(*batch, micro_batch(), MeanOver::tokens)) {
+          part.share *= share;
           parts.push_back(std::move(part));
         }
       }
       // The task takes the mean over its calls, one a part: it is to be the mean over the batches.
-      const double calls_a_batch =
-          static_cast<double>(parts.size()) / static_cast<double>(batches.size());
-      for (const Part& part : parts) {
-        const at::Tensor loss = alkn::mean_nll(run_.model.logits(part.batch), part.batch.labels);
-        const double weight = part.share * calls_a_batch;
-        task.accumulate_retain_gradient(weight == 1 ? loss : loss.mul(weight));
+      const std::int64_t calls = team_.max(std::ssize(parts));
+      const double calls_a_batch = static_cast<double>(calls) / static_cast<double>(steps);
+      for (std::int64_t call = 0; call < calls; ++call) {
+        at::Tensor loss;  // undefined: another process has more
+        if (call < std::ssize(parts)) {
+          const auto& [batch, share] = parts[static_cast<std::size_t>(call)];
+          const double weight = share * calls_a_batch;
+          loss = alkn::mean_nll(run_.model.logits(batch), batch.labels);
+          if (weight != 1) loss = loss.mul(weight);
+        }
+        task.accumulate_retain_gradient(loss);
       }
     }
   }
@@ -105,8 +122,8 @@ class Unlearning {
   /// Fine-tunes from the step that the task has reached. Returns false if it was interrupted.
   bool train(TaskType& task, const EncodedRequest& request) {
     const std::int64_t steps = num_steps(request);
-    const std::int64_t per_epoch = num_batches(request.forget, run_.strength.batch);
-    const std::int64_t per_retain = num_batches(run_.data.shown, run_.strength.batch);
+    const std::int64_t per_epoch = per_pass(request.forget);
+    const std::int64_t per_retain = per_pass(run_.data.shown);
     const std::int64_t done = std::exchange(steps_done_, 0);
     // The paper's schedule: warm-up over the first epoch, then down to zero.
     alkn::LinearSchedule schedule(unlearner_, per_epoch, steps);
@@ -119,10 +136,9 @@ class Unlearning {
       if (forget.empty() || step % per_epoch == 0) {
         forget = pass(request.forget, kForgetBatches, step / per_epoch);
       }
-      const Batch& batch = forget[static_cast<std::size_t>(step % per_epoch)];
       unlearner_.zero_grad();
-      const double forget_loss =
-          backward_in_parts(batch, micro_batch(), kMean, [&](const Batch& part) {
+      const double forget_loss = backward_together(
+          team_, batch_of(forget, step % per_epoch), micro_batch(), kMean, [&](const Batch& part) {
             return task.loss(part.ids, run_.model.logits(part), part.labels);
           });
       std::optional<double> retain_loss;
@@ -130,11 +146,11 @@ class Unlearning {
         if (retain.empty() || step % per_retain == 0) {
           retain = pass(run_.data.shown, kRetainBatches, step / per_retain);
         }
-        const Batch& kept = retain[static_cast<std::size_t>(step % per_retain)];
         retain_loss =
-            backward_in_parts(kept, micro_batch(), MeanOver::tokens, [&](const Batch& part) {
-              return task.retain_loss(run_.model.logits(part), part.labels);
-            });
+            backward_together(team_, batch_of(retain, step % per_retain), micro_batch(),
+                              MeanOver::tokens, [&](const Batch& part) {
+                                return task.retain_loss(run_.model.logits(part), part.labels);
+                              });
       }
       const double lr = unlearner_.param_groups().front().options().get_lr();
       if (run_.before_step) {
@@ -153,7 +169,7 @@ class Unlearning {
       progress.step(fmt::format("loss {:.3f}", forget_loss));
       if (step == done) warn(task.warnings());
       seconds_a_step_ = progress.seconds_a_step();
-      if (interrupted()) {
+      if (team_.any(interrupted())) {
         save();
         return false;
       }
@@ -164,8 +180,8 @@ class Unlearning {
   /// What the target's bound is held against.
   [[nodiscard]] double judged(std::int64_t task) const {
     if (run_.target->judge) return run_.target->judge(task);
-    return answer_probability(run_.model,
-                              run_.data.requests[static_cast<std::size_t>(task)].forget);
+    const EncodedRequest& request = run_.data.requests[static_cast<std::size_t>(task)];
+    return answer_probability(run_.model, request.forget, team_);
   }
 
   /// Whether a method that ends with what it has trained may stop after so many steps.
@@ -186,13 +202,14 @@ class Unlearning {
     sweep_.clear();
     if constexpr (Method::kNegates) {
       for (const double lambda : run_.sweep) {
-        if (interrupted()) {
+        if (team_.any(interrupted())) {
           save();
           return false;
         }
         const auto scope = task.weights_at(lambda);
-        sweep_.push_back({lambda, run_.look ? run_.look(unlearner_.num_tasks())
-                                            : evaluate_strength(run_.model, run_.data, request)});
+        sweep_.push_back({lambda, run_.look
+                                      ? run_.look(unlearner_.num_tasks())
+                                      : evaluate_strength(run_.model, run_.data, request, team_)});
       }
     }
     return true;
@@ -201,7 +218,7 @@ class Unlearning {
   /// Commits the task. The guard takes a smaller lambda where what is shown would suffer too much.
   alkn::TaskReport end(TaskType& task) {
     if constexpr (Method::kNegates) {
-      const auto shown_loss = [&] { return mean_loss(run_.model, run_.data.shown); };
+      const auto shown_loss = [&] { return mean_loss(run_.model, run_.data.shown, team_); };
       if (run_.target) {
         alkn::EndTarget target;
         target.forget = [&, t = unlearner_.num_tasks()] { return judged(t); };
@@ -237,9 +254,9 @@ class Unlearning {
     row.sweep = std::exchange(sweep_, {});
     row.warnings = report.warnings;
     warn(report.warnings);
-    row.probabilities =
-        run_.measure ? run_.measure(report.task)
-                     : evaluate(run_.model, run_.data, static_cast<std::size_t>(report.task));
+    row.probabilities = run_.measure ? run_.measure(report.task)
+                                     : evaluate(run_.model, run_.data,
+                                                static_cast<std::size_t>(report.task), team_);
     run_.metrics.append(task_line(report, row));
     save();
     run_.on_row(report.task, row);
@@ -265,8 +282,8 @@ class Unlearning {
   /// goes, which a later --resume must not take for this one's.
   std::optional<TaskType> resume() {
     std::optional<TaskType> task;
-    if (!run_.settings.resume) alkn::io::remove_file(run_.checkpoint);
-    if (run_.settings.resume && std::filesystem::exists(run_.checkpoint)) {
+    if (!run_.settings.resume) team_.once([&] { remove_checkpoint(run_.checkpoint); });
+    if (run_.settings.resume && team_.first_finds(has_checkpoint(run_.checkpoint))) {
       const at::Tensor identity = at::full({1}, 0, at::kLong);
       auto loaded = alkn::load_checkpoint(run_.checkpoint, unlearner_, {{kIdentity, identity}});
       if (identity.item<std::int64_t>() != run_.identity) {
@@ -307,6 +324,7 @@ class Unlearning {
                                         : MeanOver::tokens;
 
   const Run& run_;
+  const Team& team_;
   Method unlearner_;
   std::int64_t steps_done_ = 0;  ///< of a task that goes on after an interruption
   double seconds_a_step_ = 0;    ///< of the last task

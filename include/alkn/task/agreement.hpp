@@ -31,6 +31,7 @@ enum class Call : std::uint16_t {
   abandon,
   save_checkpoint,
   load_checkpoint,
+  broadcast,
 };
 
 /// Its name, for error texts.

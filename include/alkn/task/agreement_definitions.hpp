@@ -60,7 +60,8 @@ ALKN_COMPILED_INLINE const char* call_name(Call call) {
                                     "a judge of end()",
                                     "abandon()",
                                     "save_checkpoint()",
-                                    "load_checkpoint()"};
+                                    "load_checkpoint()",
+                                    "broadcast()"};
   const auto index = static_cast<std::size_t>(call);
   return index < std::size(kNames) ? kNames[index] : "an unknown call";
 }
