@@ -166,7 +166,7 @@ TEST_CASE("a sample is seen once a pass by the process that has it, on any numbe
 
 TEST_CASE("two and three processes take the steps of one with the whole batch") {
   const std::string method =
-      GENERATE("alkn", "gradient-ascent", "gradient-ascent+retain", "npo+retain", "task-vector");
+      GENERATE("alkn", "gradient-ascent+retain", "npo+retain", "task-vector");
   const std::int64_t micro_batch = GENERATE(0, 2);
   const auto set_up = [&](World& world) { world.settings.micro_batch = micro_batch; };
   const std::vector<World> one = unlearn(1, method, set_up);
@@ -177,7 +177,7 @@ TEST_CASE("two and three processes take the steps of one with the whole batch") 
     });
     INFO(method << " on " << processes << " processes, parts of " << micro_batch);
     CHECK((*all[0].rows)[0].steps == 20);
-    WARN(fmt::format("{} {} {}: {:.3g}", method, processes, micro_batch, distance(one[0], all[0])));
+    CHECK(distance(one[0], all[0]) < 5e-5);  // 4e-6 to 2e-5
     const continual::Probabilities &a = (*one[0].rows)[0].probabilities,
                                    &b = (*all[0].rows)[0].probabilities;
     CHECK(std::abs(a.forgotten - b.forgotten) < 1e-4);
