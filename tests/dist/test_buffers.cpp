@@ -4,9 +4,14 @@
 #include <torch/nn/module.h>
 
 #include <alkn/dist/buffers.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "catch.hpp"
@@ -16,12 +21,12 @@ namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-/// Process 1 has another mean, process 2 another count and another table, in memory of its own.
+/// Process 1 has another mean and mask, process 2 another count and another table, a view.
 struct Model : torch::nn::Module {
   explicit Model(int rank) {
     mean = register_buffer("mean", at::tensor({1.0F, kNaN, rank == 1 ? 7.0F : 3.0F}));
     count = register_buffer("count", at::full({}, rank == 2 ? 5 : 4, at::kLong));
-    mask = register_buffer("mask", at::tensor({true, false, true}, at::kBool));
+    mask = register_buffer("mask", at::full({3}, rank == 1, at::kBool));
     const at::Tensor wide = at::full({3, 2}, 1.0, at::kDouble);
     if (rank == 2) wide[1][0] = 2.0;
     table = register_buffer("table", wide.t());
@@ -44,7 +49,7 @@ TEST_CASE("buffers take the values of process 0, and those that were others are 
   const Model first(0);
   for (int rank = 0; rank < 3; ++rank) {
     const auto i = static_cast<std::size_t>(rank);
-    CHECK(named[i] == std::vector<std::string>{"mean", "count", "table"});
+    CHECK(named[i] == std::vector<std::string>{"mean", "count", "mask", "table"});
     const Model& model = *models[i];
     CHECK(model.mean[0].item<float>() == 1);
     CHECK(model.mean[1].isnan().item<bool>());  // the same bits everywhere: no other one
@@ -59,7 +64,8 @@ TEST_CASE("buffers take the values of process 0, and those that were others are 
 
 TEST_CASE("buffers of other shapes are an error everywhere, and nothing is changed") {
   std::vector<at::Tensor> buffers;
-  for (const int size : {2, 2, 3}) buffers.push_back(at::full({size}, buffers.size()));
+  for (const int size : {2, 2, 3})
+    buffers.push_back(at::full({size}, std::ssize(buffers), at::kFloat));
   const auto errors = threads::run(3, [&](const std::shared_ptr<threads::ThreadGroup>& group) {
     const std::vector<std::pair<std::string, at::Tensor>> mine{
         {"mean", buffers[static_cast<std::size_t>(group->rank())]}};
