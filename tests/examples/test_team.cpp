@@ -1,6 +1,5 @@
 // The loop over requests on several processes, here as threads: whose samples they are, and that
 // the gradient is that of one process with the whole batch.
-#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -19,6 +18,7 @@
 #include "continual/run.hpp"
 #include "continual/team.hpp"
 #include "dist/thread_group.hpp"
+#include "tiny_transformer.hpp"
 
 // Last: LibTorch has a CHECK of its own.
 #include "catch.hpp"
@@ -67,15 +67,7 @@ struct World {
   std::vector<at::Tensor> start;
 
   World() {
-    at::Generator generator = at::globalContext().defaultGenerator(at::kCPU);
-    generator.set_current_seed(3);
-    continual::ModelConfig config;
-    config.vocabulary = 24;
-    config.layers = 1;
-    config.width = 16;
-    config.heads = 2;
-    config.context = 8;
-    model = std::make_shared<Recorder>(config);
+    model = tiny_transformer<Recorder>(24);
     data.requests = {{"first", samples(kForget, kFirstForget), samples(3, 17)}};
     data.shown = samples(kShown, kFirstShown);
     data.unseen = samples(3, 20);

@@ -1,6 +1,5 @@
 // The loop over requests with what an experiment looks into: where a target stops it, what a sweep
 // sees, and that an interruption changes neither.
-#include <ATen/Context.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -13,6 +12,7 @@
 #include "continual/methods.hpp"
 #include "continual/model.hpp"
 #include "continual/run.hpp"
+#include "tiny_transformer.hpp"
 
 // Last: LibTorch has a CHECK of its own.
 #include "catch.hpp"
@@ -73,15 +73,7 @@ struct World {
   continual::Strength strength{1e-3, 1, 1, 5, 2};
 
   World() {
-    at::Generator generator = at::globalContext().defaultGenerator(at::kCPU);
-    generator.set_current_seed(3);
-    continual::ModelConfig config;
-    config.vocabulary = 20;
-    config.layers = 1;
-    config.width = 16;
-    config.heads = 2;
-    config.context = 8;
-    model = std::make_shared<continual::Transformer>(config);
+    model = tiny_transformer(20);
     data.requests = {{"first", samples(8, 1), {}}, {"second", samples(8, 2), {}}};
     data.shown = samples(4, 7);
     data.unseen = samples(4, 9);
