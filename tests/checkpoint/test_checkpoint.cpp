@@ -758,6 +758,22 @@ TEST_CASE("a checkpoint is neither saved nor read at the wrong time") {
   CHECK(saved.folder.num_files() == 1);  // neither the file nor a temporary one
 }
 
+TEST_CASE("a parameter that changed since construction is refused by a load") {
+  const Saved saved;
+  Model model;
+  alkn::ALKN<> method(model.params);
+  Tensor& weight = model.params[1].tensor;
+  const Tensor values = weight.detach();
+  weight.set_data(values.to(at::kDouble));
+  const auto before = everything(method);
+  CHECK(error_of([&] { static_cast<void>(alkn::load_checkpoint(saved.path, method)); }) ==
+        "alkn::ALKN: expected Float [6, 6] on cpu as at construction, got Double [6, 6] on cpu "
+        "(group 0, parameter \"weight\")");
+  CHECK(same_bits(everything(method), before));
+  weight.set_data(values);
+  CHECK_NOTHROW(alkn::load_checkpoint(saved.path, method));
+}
+
 TEST_CASE("a checkpoint replaces the one before, whole") {
   const Saved saved;
   Model model, twin;

@@ -332,5 +332,5 @@ TEST_CASE("options of another class are refused by a save, and replaced by a loa
       },
       [] { return new alkn::AdamWOptions(0.5); },
       "alkn::TaskVector: expected the base optimizer's options, got those of another (group 0)",
-      "alkn::TaskVector: expected lr in [0, inf), got -1 (group 0)");
+      "alkn::TaskVector: expected lr in [0, 1e+30], got -1 (group 0)");
 }

@@ -9,7 +9,7 @@ build_and_run("forget set, unlearned +0\\.[0-9]+ +ok")
 file(GLOB_RECURSE object "${WORK}/build/CMakeFiles/app.dir/*main.cpp.o")
 execute_process(COMMAND nm -C --defined-only "${object}" OUTPUT_VARIABLE symbols RESULT_VARIABLE result)
 need("nm")
-foreach(name IN ITEMS "alkn::kernel::CpuStep::run" "alkn::detail::UnlearnerCore::task_step"
+foreach(name IN ITEMS "alkn::kernel::CpuStep::run" "alkn::detail::UnlearnerCore::step("
                       "alkn::AdamW::step(")
   string(FIND "${symbols}" "${name}" position)
   if(NOT position EQUAL -1)

@@ -223,7 +223,7 @@ class Fixture {
   /// After a task that was undone. @param held whether the weights of its start were
   void check_restored(const char* what, bool held) {
     if (core().in_task()) violated(what, "the task runs on");
-    if (!begun_ || (written_ && !held)) return;
+    if (!begun_ || (!held && (written_ || !is_whole()))) return;
     State after = now();
     after.gradients = begun_->gradients;
     if (!(after == *begun_)) violated(what, "not as at begin_task, " + difference(*begun_, after));

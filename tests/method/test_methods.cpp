@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <type_traits>
 
 #include "catch.hpp"
@@ -186,6 +187,27 @@ TEST_CASE("a closure is called with gradients on, and its loss returned") {
   const Tensor loss = a.step([&] { return tiny::wave({}, 1.0); });
   CHECK(loss.defined());
   CHECK_FALSE(a.step().defined());
+}
+
+TEST_CASE("a step is of what runs once its closure has returned") {
+  Model model;
+  alkn::TaskVector<> method(model.params);
+  auto first = method.begin_task({.steps = 3});
+  tiny::step(method, first, model);
+  const auto ends = [&] {
+    first.abandon();
+    return Tensor();
+  };
+  CHECK_NOTHROW(method.step(ends));  // the base's own step
+  CHECK_FALSE(core_of(method).in_task());
+  std::optional<alkn::Task<alkn::TaskVector<>>> second;
+  const auto begins = [&] {
+    second.emplace(method.begin_task({.steps = 1}));
+    return Tensor();
+  };
+  method.step(begins);
+  CHECK(method.last_step().fraction_trained == 1);
+  CHECK_THROWS_WITH(method.step(), Catch::Matchers::ContainsSubstring("expected at most 1 steps"));
 }
 
 TEST_CASE("gradients of micro-batches add up to those of the batch") {

@@ -70,6 +70,7 @@ class CheckpointArrays {
   /// What of the file does not fit the unlearner, in words; empty: it can be read.
   std::vector<std::string> differences(const std::map<std::string, Tensor>& arrays,
                                        const nlohmann::json& header) const {
+    core_.check_parameters(false);  // as they were at construction
     std::vector<std::string> found;
     std::map<std::string, std::size_t> saved;
     for (const auto& row : header.at("parameters")) {

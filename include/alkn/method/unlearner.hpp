@@ -121,7 +121,8 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
     return TaskType(core_, core_->begin_task(task), options_);
   }
 
-  /// In a task: clip, score, mask, and the base's step; outside: the base's step.
+  /// In a task: clip, score, mask, and the base's step; outside: the base's step. Which, is asked
+  /// after the closure.
   /// @returns the closure's loss, or an undefined tensor
   /// @throws before anything is written: more steps than announced, no retain gradient although the
   /// mask needs one,
@@ -134,11 +135,7 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
       const at::AutoGradMode with_grad(true);
       loss = closure();
     };
-    if (core_->in_task()) {
-      core_->task_step(detail::StepMode::run, evaluate);
-    } else {
-      core_->plain_step(evaluate);
-    }
+    core_->step(evaluate);
     return loss;
   }
 
@@ -148,7 +145,7 @@ class Unlearner : public detail::CheckedPolicies<Objective, Mask, Ending, Base>:
   void prepare_replay() requires kFused {
     core_->check_alone("prepare_replay()");
     if (core_->in_task()) {
-      core_->task_step(detail::StepMode::prepare);
+      core_->prepare_replay();
     } else {
       Base::prepare_replay();
     }

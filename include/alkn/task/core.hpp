@@ -45,8 +45,8 @@ class UnlearnerCore {
   // the optimizer
   /// @param closure what the user wants evaluated before the step: another process may have to hear
   /// that it threw
-  void plain_step(const std::function<void()>& closure = {});
-  void task_step(StepMode mode, const std::function<void()>& closure = {});
+  void step(const std::function<void()>& closure);
+  void prepare_replay();
   /// Waits for the results of the last step, where a device has not reported them yet.
   void settle();
   /// @param given makes the new parameters and the options of their group, or throws
@@ -193,7 +193,9 @@ class UnlearnerCore {
                          std::unique_ptr<torch::optim::OptimizerOptions> options);
   void check_retain_gradient();
   void check_step(StepMode& mode);
+  void check_task_step(StepMode& mode);
   void take_step(StepMode mode);
+  void base_step();
   [[nodiscard]] std::vector<std::int64_t> parameter_sizes() const;
   TaskReport commit(double lambda, bool reduced);
   void match_parameters(const std::vector<NamedParameter>& named);

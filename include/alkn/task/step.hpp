@@ -19,29 +19,6 @@
 
 namespace alkn::detail {
 
-/// A step outside a task: the base's own, on fp32 masters where the model is of low precision.
-ALKN_COMPILED_INLINE void UnlearnerCore::plain_step(const std::function<void()>& closure) {
-  const c10::InferenceMode normal_tensors(false);
-  const at::NoGradGuard no_grad;
-  const auto checks = [&] {
-    if (closure) closure();
-    check_parameters(true);
-  };
-  together(Call::step, 0, checks, [&] {
-    {
-      const HiddenGradients others = share_gradients();
-      if (base_.fused()) {
-        base_.base_step();
-      } else {
-        SwapMasters swap(&base_.optimizer(), base_.masters(), {});
-        base_.base_step();
-        swap.write_back();
-      }
-    }
-    send_weights(present_);
-  });
-}
-
 /// Entries that a step trained.
 ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::num_trained(const ParameterState& p,
                                                              const StepSlot& slot) const {
@@ -49,24 +26,54 @@ ALKN_COMPILED_INLINE std::int64_t UnlearnerCore::num_trained(const ParameterStat
   return settings_.mask == kernel::MaskKind::given ? p.num_given : p.param.numel();
 }
 
-/// A step of the running task, or a part of one where a CUDA graph has the kernels.
-ALKN_COMPILED_INLINE void UnlearnerCore::task_step(StepMode mode,
-                                                   const std::function<void()>& closure) {
+/// A step of the running task, or outside one of the base's own: of what runs once the closure has
+/// returned, as it may end a task or begin one.
+ALKN_COMPILED_INLINE void UnlearnerCore::step(const std::function<void()>& closure) {
   const c10::InferenceMode normal_tensors(false);
   const at::NoGradGuard no_grad;
+  StepMode mode = StepMode::run;
   const auto checks = [&] {
     if (closure) closure();
     check_step(mode);
   };
   together(Call::step, 0, checks, [&] {
     const HiddenGradients others = share_gradients();
-    take_step(mode);
+    in_task() ? take_step(mode) : base_step();
   });
 }
 
-/// Whether the running task can take a step of this mode now.
+/// The host's part of a step of the running task, before a CUDA graph that has its kernels.
+ALKN_COMPILED_INLINE void UnlearnerCore::prepare_replay() {
+  const c10::InferenceMode normal_tensors(false);
+  const at::NoGradGuard no_grad;
+  StepMode mode = StepMode::prepare;
+  check_step(mode);
+  take_step(mode);
+}
+
+/// The base's own step, on fp32 masters where the model is of low precision.
+ALKN_COMPILED_INLINE void UnlearnerCore::base_step() {
+  if (base_.fused()) {
+    base_.base_step();
+  } else {
+    SwapMasters swap(&base_.optimizer(), base_.masters(), {});
+    base_.base_step();
+    swap.write_back();
+  }
+  send_weights(present_);
+}
+
+/// Whether a step of this mode can be taken now.
 /// @param mode becomes `capture` where the stream is being captured
 ALKN_COMPILED_INLINE void UnlearnerCore::check_step(StepMode& mode) {
+  if (in_task()) check_task_step(mode);
+  check_parameters(true);
+  base_.check_options();
+  if (in_task() && !task_->prepared) check_retain_gradient();
+}
+
+/// Whether the running task can take it.
+ALKN_COMPILED_INLINE void UnlearnerCore::check_task_step(StepMode& mode) {
   TaskState& task = *task_;
   check_whole(task, "step()");
   if (mode == StepMode::run && base_.runner().capturing(parameters_[0].device))
@@ -89,9 +96,6 @@ ALKN_COMPILED_INLINE void UnlearnerCore::check_step(StepMode& mode) {
   TORCH_CHECK(task.done < task.announced, "alkn::", settings_.owner, ": expected at most ",
               task.announced, " steps as announced to begin_task, got one more (task ", num_tasks_,
               ")");
-  check_parameters(true);
-  base_.check_options();
-  if (!task.prepared) check_retain_gradient();
 }
 
 /// A step after its checks.
