@@ -77,6 +77,8 @@ struct Range {
   static constexpr Range open_closed(double low, double high) { return {low, high, true, false}; }
   /// [0, infinity)
   static constexpr Range non_negative() { return closed_open(0, kInfinity); }
+  /// [0, 1e30]: a number that the step has in fp32, as it is and ten times as large
+  static constexpr Range non_negative_float() { return closed(0, 1e30); }
   /// (0, infinity)
   static constexpr Range positive() { return open(0, kInfinity); }
   /// (-infinity, infinity)

@@ -131,7 +131,7 @@ TEST_CASE("every option of ALKN has its range") {
   check("penalty", "[0, inf)", not_negative, [](double x) { return Options().penalty(x); });
   check("low_lr_ratio", "[0, 1]", {-0.1, 1.1, kNaN, kInf},
         [](double x) { return Options().low_lr_ratio(x); });
-  check("negation", "[0, inf)", not_negative, [](double x) { return Options().negation(x); });
+  check("negation", "[0, 1e+30]", not_negative, [](double x) { return Options().negation(x); });
   check("negation_decay", "(0, inf)", positive,
         [](double x) { return Options().negation_decay(x); });
   // the limits themselves are fine
@@ -168,7 +168,7 @@ TEST_CASE("the other methods' options have ranges as well, under the method's na
                                                        torch::optim::SGDOptions(0.1));
       });
   check_option<alkn::TaskVectorOptions>(
-      "TaskVector", "negation", "[0, inf)", {-1, kNaN},
+      "TaskVector", "negation", "[0, 1e+30]", {-1, kNaN},
       [](double x) { return alkn::TaskVectorOptions().negation(x); },
       [](const auto& options) {
         alkn::TaskVector<> method(Parameters{{"w", weight()}}, options);

@@ -72,9 +72,9 @@ TEST_CASE("calls out of order say so and change nothing") {
   CHECK(error_of([&] { ignore(task.retain_loss(logits(), batch.labels)); }) ==
         "alkn::Task: expected retain_term(nll) or retain_term(kl) in the options, got none");
   CHECK(error_of([&] { ignore(task.end(-1.0)); }) ==
-        "alkn::ALKN: expected lambda in [0, inf), got -1 (end)");
+        "alkn::ALKN: expected lambda in [0, 1e+30], got -1 (end)");
   CHECK(error_of([&] { ignore(task.end(std::nan(""))); }) ==
-        "alkn::ALKN: expected lambda in [0, inf), got nan (end)");
+        "alkn::ALKN: expected lambda in [0, 1e+30], got nan (end)");
   CHECK(same_bits(everything(method), training));
   method.step();
   const auto announced = everything(method);

@@ -81,9 +81,9 @@ TEST_CASE("inside weights_at nothing may be changed, and abandon ends the scope"
   tiny::step(method, task, model);
   const auto tuned = everything(method);
   CHECK(error_of([&] { const auto scope = task.weights_at(-1); }) ==
-        "alkn::TaskVector: expected lambda in [0, inf), got -1 (weights_at)");
+        "alkn::TaskVector: expected lambda in [0, 1e+30], got -1 (weights_at)");
   CHECK(error_of([&] { const auto scope = task.weights_at(std::nan("")); }) ==
-        "alkn::TaskVector: expected lambda in [0, inf), got nan (weights_at)");
+        "alkn::TaskVector: expected lambda in [0, 1e+30], got nan (weights_at)");
   {
     const auto scope = task.start_weights();
     CHECK(error_of([&] { const auto second = task.weights_at(1); }) == kOneScope);
@@ -246,7 +246,7 @@ TEST_CASE("a target without a judge of what is kept, bad targets, and judges tha
         "alkn::TaskVector: expected bounds that are numbers, got forget_bound nan and keep_bound 0 "
         "(end)");
   CHECK(error({.forget = fine, .max_lambda = 0}) ==
-        "alkn::TaskVector: expected max_lambda in (0, inf), got 0 (end)");
+        "alkn::TaskVector: expected max_lambda in (0, 1e+30], got 0 (end)");
   CHECK(error({.forget = fine, .iterations = 0}) ==
         "alkn::TaskVector: expected iterations in [1, inf), got 0 (end)");
   for (const int good : {0, 3}) {

@@ -27,8 +27,8 @@ struct Negate {
   template <class Self>
   struct Options {
     ALKN_OPTIONS_BEGIN();
-    /// lambda, [0, inf).
-    ALKN_OPTION(Self, double, negation, 1, Range::non_negative());
+    /// lambda, [0, 1e30].
+    ALKN_OPTION(Self, double, negation, 1, Range::non_negative_float());
     /// The factor on lambda from task to task, (0, inf).
     ALKN_OPTION(Self, double, negation_decay, 1, Range::positive());
     ALKN_OPTIONS_END();

@@ -19,7 +19,7 @@ void check_base_options(std::string_view owner, const Options& options, std::str
     check_range(owner, field, value, range, where);
   };
   // LibTorch throws in the middle of a step for one that does not fit in fp32
-  check("lr", options.get_lr(), Range::closed(0, 1e30));
+  check("lr", options.get_lr(), Range::non_negative_float());
   if constexpr (requires { std::get<1>(options.betas()); }) {
     check("betas[0]", std::get<0>(options.betas()), Range::closed_open(0, 1));
     check("betas[1]", std::get<1>(options.betas()), Range::closed_open(0, 1));

@@ -92,7 +92,7 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(double lambda, bool redu
   const auto checks = [&] {
     settle();
     check_end();
-    check_range(settings_.owner, "lambda", lambda, Range::non_negative(), "end");
+    check_range(settings_.owner, "lambda", lambda, Range::non_negative_float(), "end");
     check_parameters(false);
   };
   return together(Call::end, lambda, checks, [&] { return commit(lambda, reduced); });

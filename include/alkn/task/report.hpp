@@ -25,7 +25,7 @@ struct EndTarget {
   /// nothing limits lambda.
   std::function<double()> keep = {};
   double keep_bound = 0;   ///< where `keep` has to stay, any number but NaN
-  double max_lambda = 10;  ///< the largest candidate, (0, inf)
+  double max_lambda = 10;  ///< the largest candidate, (0, 1e30]
   int iterations = 12;     ///< candidates at most beside both ends, [1, inf)
 };
 

@@ -73,16 +73,17 @@ auto UnlearnerCore::among_candidates(Search&& search) {
 /// ends of the negation are held, so that each candidate is one pass over the weights.
 ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const std::function<double()>& judge,
                                                         double bound, int iterations) {
+  const double full = task_lambda();
   const auto checks = [&] {
     settle();
     check_end();
     check_parameters(false);
+    check_range(settings_.owner, "lambda", full, Range::non_negative_float(), "end");
     TORCH_CHECK_VALUE(judge && !std::isnan(bound) && iterations >= 1, "alkn::", settings_.owner,
                       ": expected a judge, a bound and at least one iteration, got ",
                       judge ? "a" : "no", " judge, bound ", text_of({bound}), " and ", iterations,
                       " iterations (end)");
   };
-  const double full = task_lambda();
   const auto within = [&](double lambda) {
     show(lambda);
     return ask(judge) <= bound;  // a NaN is not within
@@ -177,7 +178,8 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const EndTarget& target)
         "alkn::", settings_.owner, ": expected bounds that are numbers, got ",
         text_of({"forget_bound ", target.forget_bound, " and keep_bound ", target.keep_bound}),
         " (end)");
-    check_range(settings_.owner, "max_lambda", target.max_lambda, Range::positive(), "end");
+    check_range(settings_.owner, "max_lambda", target.max_lambda, Range::open_closed(0, 1e30),
+                "end");
     TORCH_CHECK_VALUE(target.iterations >= 1, "alkn::", settings_.owner,
                       ": expected iterations in [1, inf), got ", target.iterations, " (end)");
   };

@@ -178,7 +178,7 @@ ALKN_COMPILED_INLINE void UnlearnerCore::show_tuned() {
 /// For Task::weights_at: all parameters show lambda, or an exception and none.
 ALKN_COMPILED_INLINE void UnlearnerCore::show_lambda(double lambda) {
   const auto prepare = [&] {
-    check_range(settings_.owner, "lambda", lambda, Range::non_negative(), "weights_at");
+    check_range(settings_.owner, "lambda", lambda, Range::non_negative_float(), "weights_at");
     settle();
     hold_tuned();
   };

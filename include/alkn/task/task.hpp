@@ -183,7 +183,7 @@ class [[nodiscard]] Task {
   /// Puts the weights that end(lambda) would leave into the model for the time of a scope, to the
   /// bit; the fine-tuned weights are back after it, to the bit. For a look at several strengths
   /// before one is chosen.
-  /// @param lambda [0, inf)  @throws c10::ValueError for another; c10::Error inside another scope,
+  /// @param lambda [0, 1e30]  @throws c10::ValueError for another; c10::Error inside another scope,
   /// or the judge of end()
   /// Cost: two passes over the weights. Holds the fine-tuned weights meanwhile, 4 bytes a weight
   /// (none where fp32 masters have them).
@@ -205,7 +205,7 @@ class [[nodiscard]] Task {
     return core()->end_task(core()->task_lambda());
   }
 
-  /// Commits with another strength of the negation, [0, inf).
+  /// Commits with another strength of the negation, [0, 1e30].
   template <class M = Method>
   TaskReport end(double lambda) {
     static_assert(
