@@ -20,6 +20,7 @@ write_basic_package_version_file("${PROJECT_BINARY_DIR}/alknConfigVersion.cmake"
 install(FILES "${PROJECT_BINARY_DIR}/alknConfig.cmake" "${PROJECT_BINARY_DIR}/alknConfigVersion.cmake"
               "${PROJECT_SOURCE_DIR}/cmake/AlknLibTorch.cmake" "${PROJECT_SOURCE_DIR}/cmake/AlknCuda.cmake"
               "${PROJECT_SOURCE_DIR}/cmake/AlknCompiled.cmake" "${PROJECT_SOURCE_DIR}/cmake/AlknDist.cmake"
+              "${PROJECT_SOURCE_DIR}/cmake/AlknNccl.cmake"
               "${PROJECT_SOURCE_DIR}/cmake/AlknBuildType.cmake"
         DESTINATION "${alkn_config_dir}")
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DOCDIR}")

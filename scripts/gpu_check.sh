@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, on a machine with a CUDA toolkit and a Python with torch; no network is used.
 #
-#   scripts/gpu_check.sh [STAGE...]     stages: build test sanitize bench; without one: all, each tolerant of the last
+#   scripts/gpu_check.sh [STAGE...]     stages: build test processes sanitize bench; without one: all, each tolerant of
+#                                       the last
 #
 # Writes gpu.json and gpu.log into OUT (default build/gpu_check). Finds nvcc by CUDACXX, PATH or /usr/local/cuda, torch
 # by PYTHON (default python3; an environment .venv in the project comes first) or TORCH, headers by HEADERS (default
@@ -13,7 +14,7 @@ out=${OUT:-build/gpu_check}
 mkdir -p "$out"
 log=$out/gpu.log
 stages=("$@")
-[ $# -gt 0 ] || { stages=(build test sanitize bench); rm -f "$out"/*.stage "$out/bench.json"; : >"$log"; }
+[ $# -gt 0 ] || { stages=(build test processes sanitize bench); rm -f "$out"/*.stage "$out/bench.json"; : >"$log"; }
 
 say() { printf 'gpu_check: %s\n' "$*" | tee -a "$log"; }
 die() { say "$*"; exit 1; }
@@ -52,6 +53,10 @@ if ! ldd "$torch/lib/libtorch_cuda.so" 2>/dev/null | grep -q 'not found'; then
 else
   say "torch_cuda lacks libraries that it needs: the programs with LibTorch will find no GPU"
 fi
+# Groups over NCCL need its headers, Gloo's, and a whole torch_cuda.
+nccl_headers=$(for d in "$cuda/include" "$cuda/targets/x86_64-linux/include" "$torch"/../nvidia/*/include /usr/include; do
+                 [ -e "$d/nccl.h" ] && echo "$d" && break; done)
+gloo_headers=$(for d in "$headers" /usr/include; do [ -e "$d/gloo/algorithm.h" ] && echo "$d" && break; done)
 for folder in "$torch"/../nvidia/*/lib; do [ -d "$folder" ] && torch_libs+=("-Wl,-rpath-link,$folder" "-Wl,-rpath,$folder"); done
 cudart=("-L$cuda_lib" -lcudart "-Wl,-rpath,$cuda_lib")
 
@@ -108,6 +113,30 @@ stage_test() {
   return $rc
 }
 
+# One process with a GPU, and two where there are two GPUs.
+stage_processes() {
+  [ -n "$nccl_headers" ] && [ -n "$gloo_headers" ] && [[ " ${torch_libs[*]} " == *-ltorch_cuda* ]] ||
+    { echo "skipped: expected the headers of NCCL and Gloo and a whole torch_cuda"; skipped=1; return 77; }
+  "${cxx[@]}" -DUSE_C10D_GLOO -DUSE_C10D_NCCL -isystem "$nccl_headers" -isystem "$gloo_headers" \
+    -c tests/cuda/gpu/processes.cpp -o "$out/processes.cpp.o" &&
+    "${CXX:-g++}" -fopenmp -o "$out/gpu_processes" "$out"/{processes.cpp,alkn_cuda.cu}.o "${torch_libs[@]}" \
+      "${cudart[@]}" || return 1
+  local gpus size rank rc=0 pids
+  gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+  for size in 1 2; do
+    [ "$size" = 1 ] || [ "$gpus" -ge "$size" ] || { echo "two processes: skipped, there is one GPU"; continue; }
+    pids=()
+    for ((rank = 0; rank < size; ++rank)); do
+      RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=$size MASTER_ADDR=127.0.0.1 MASTER_PORT=$((29600 + size)) \
+        timeout 120 "$out/gpu_processes" &
+      pids+=($!)
+    done
+    for pid in "${pids[@]}"; do wait "$pid" || rc=$?; done
+  done
+  [ $rc != 77 ] || skipped=1
+  return $rc
+}
+
 stage_sanitize() {
   local sanitizer rc=0 tool
   sanitizer=$(command -v compute-sanitizer || ls "$cuda/bin/compute-sanitizer" 2>/dev/null || true)
@@ -123,7 +152,7 @@ stage_sanitize() {
 stage_bench() { on_gpu 300 "$out/gpu_step" "$out/bench.json"; }
 
 for stage in "${stages[@]}"; do
-  declare -F "stage_$stage" >/dev/null || die "expected a stage of build, test, sanitize, bench, got \"$stage\""
+  declare -F "stage_$stage" >/dev/null || die "expected a stage of build, test, processes, sanitize, bench, got \"$stage\""
 done
 failed=0
 for stage in "${stages[@]}"; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prepares a folder of headers for scripts/gpu_check.sh, to be carried to a machine without a network (about 10 MB):
-# Catch2, fmt, Eigen and nlohmann/json as they are installed here (scripts/setup installs them).
+# Catch2, fmt, Eigen, Gloo and nlohmann/json as they are installed here (scripts/setup installs them).
 #
 #   scripts/gpu_prepare.sh [FOLDER]     default: gpu_headers in the project
 set -euo pipefail
@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 folder=${1:-gpu_headers}
 mkdir -p "$folder"
-for part in catch2 fmt nlohmann eigen3/Eigen; do
+for part in catch2 fmt gloo nlohmann eigen3/Eigen; do
   found=
   for place in /usr/include /usr/local/include; do
     if [ -d "$place/$part" ]; then found=$place/$part; break; fi

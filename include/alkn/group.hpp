@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/DeviceType.h>
 #include <c10/util/Exception.h>
 #include <c10/util/StringUtil.h>
 
@@ -40,10 +41,10 @@ template <class... Parts>
 
 }  // namespace detail
 
-/// The processes, numbered from 0. Every call but rank(), size() and timeout() is collective: all
-/// processes make the same calls in the same order. A call returns when its result can be used by
-/// what the process does next; it throws c10::Error or std::exception where a process is gone or
-/// does not come within timeout(), and the group is of no use from then on.
+/// The processes, numbered from 0. Every call but rank(), size(), timeout() and moves() is
+/// collective: all processes make the same calls in the same order. A call returns when its result
+/// can be used by what the process does next; it throws c10::Error or std::exception where a
+/// process is gone or does not come within timeout(), and the group is of no use from then on.
 class Group {
  public:
   virtual ~Group() = default;
@@ -52,8 +53,12 @@ class Group {
   /// How long a call waits for the other processes.
   [[nodiscard]] virtual std::chrono::milliseconds timeout() const noexcept = 0;
 
-  /// The sum over all processes, the same bits on each. @param values contiguous, fp32 or double,
-  /// in place, of the same size everywhere
+  /// Whether tensors of these devices can be given to the calls below: those of the CPU can.
+  [[nodiscard]] virtual bool moves(c10::DeviceType type) const noexcept {
+    return type == c10::DeviceType::CPU;
+  }
+  /// The sum over all processes, the same bits on each. @param values contiguous, fp32 or (on the
+  /// CPU) double, in place, of the same size everywhere
   virtual void all_reduce(const at::Tensor& values) = 0;
   /// The same sum on `root` alone; what the others have in `values` then is unspecified.
   virtual void reduce(const at::Tensor& values, int root) = 0;

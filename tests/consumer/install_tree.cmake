@@ -51,7 +51,7 @@ set(moved "-DCMAKE_PREFIX_PATH=${WORK}/moved")
 expect_error("LibTorch was not found: add the folder that holds it" ARGS "${moved}")
 expect_error("holds a TorchConfig.cmake but no lib/libtorch_cpu.so: not a complete LibTorch"
              ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${SOURCE}/tests/consumer/half_libtorch")
-expect_error("alkn has no component \"gpu\"; its components are alkn, compiled, cuda, dist and kernel" ARGS "${moved}" -DCOMPONENTS=gpu)
+expect_error("alkn has no component \"gpu\"; its components are alkn, compiled, cuda, dist, kernel and nccl" ARGS "${moved}" -DCOMPONENTS=gpu)
 expect_configures(ARGS "${moved}" -DCOMPONENTS=kernel -DEXPECT_TARGET=alkn::kernel)
 expect_configures(ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}" "-DCOMPONENTS=alkn;kernel"
                   -DEXPECT_TARGET=alkn::alkn)

@@ -42,6 +42,12 @@ class EmulatedStep {
       : runner_(std::move(runner)), grid_(grid), traffic_(traffic) {}
 
   StepResult run(StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args) {
+    if (args.all != nullptr) {  // as CudaStep::enqueue
+      run_sums(tensors, num_tensors, args, 0, 1);
+      if (plan_.header().sums)
+        squares_[0] = args.all->of_all(sums_.data(), plan_.header().num_chunks);
+      return run_rest(tensors, num_tensors);
+    }
     assign(tensors, num_tensors, args);
     if (stale_) allocate();
     return launch_all(tensors, num_tensors, plan_.kernels());

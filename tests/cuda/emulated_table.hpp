@@ -2,6 +2,7 @@
 // block, for tensors of device -1 (the CPU's), 0 and 1.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -17,7 +18,7 @@ class EmulatedTable {
  public:
   EmulatedTable() : entry_(table_) { num_steps = num_negations = 0; }
 
-  static inline std::int64_t num_steps = 0, num_negations = 0;
+  static inline std::atomic<std::int64_t> num_steps = 0, num_negations = 0;
 
   /// A graph that is being captured, as if by the current stream.
   static inline bool captures = false;

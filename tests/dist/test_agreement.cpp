@@ -611,7 +611,7 @@ TEST_CASE("what does not work with a group says so") {
     CHECK(text ==
           "alkn::ALKN: expected one process for prepare_replay(), got a group of 2\n"
           "alkn::ALKN: expected one process for torch::save, got a group of 2\n"
-          "alkn::ALKN: expected parameters of float, bfloat16 or half on the CPU and Backend::cpu "
-          "with a group, got Backend::aten for Double [11, 6] on cpu (parameter \"embed\")");
+          "alkn::ALKN: expected parameters of float, bfloat16 or half and the fused kernels with a "
+          "group, got Backend::aten for Double [11, 6] on cpu (parameter \"embed\")");
   }
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "cuda/emulated_table.hpp"
 #include "dist/thread_group.hpp"
 #include "method/tiny.hpp"
 
@@ -100,13 +101,15 @@ struct Seen {
   }
 };
 
+/// @param on_cuda by the CUDA kernels, which run block by block on the CPU
 template <class Method, class Base>
 Seen train(const typename Method::Options& options, const Base& base, at::ScalarType type,
-           const Case& place, const alkn::Processes& processes) {
+           const Case& place, const alkn::Processes& processes, bool on_cuda = false) {
   Seen seen;
   // other values than process 0's: they are to be replaced
   const auto params = make_params(type, place.rank > 0 ? 5 : 0);
   Method method(params, options, base, processes);
+  tiny::core_of(method).base().runner().emulate_cuda(on_cuda);
   int moment = 0;
   const auto set_gradients = [&] {
     for (std::size_t i = 0; i < params.size(); ++i) {
@@ -206,6 +209,32 @@ void same_as_one(const typename Method::Options& options, const Base& base,
   }
 }
 
+/// The CUDA kernels of two processes against the CPU's of one.
+template <class Method, class Base>
+void cuda_same_as_one(const typename Method::Options& options, const Base& base,
+                      at::ScalarType type = at::kFloat) {
+  constexpr int kSize = 2;
+  const alkn_test::EmulatedTable table;
+  const Seen one = train<Method>(options, base, type, {kSize, kNone}, {});
+  CHECK(alkn_test::EmulatedTable::num_steps == 0);
+  for (const auto sharding : {alkn::Sharding::state, alkn::Sharding::none}) {
+    std::vector<Seen> all(kSize);
+    threads::run_all(kSize, [&](const std::shared_ptr<threads::ThreadGroup>& group) {
+      all[static_cast<std::size_t>(group->rank())] = train<Method>(
+          options, base, type, {kSize, group->rank()}, {group, sharding}, /*on_cuda=*/true);
+    });
+    for (const Seen& seen : all) {
+      CHECK(seen.reports == one.reports);
+      REQUIRE(seen.weights.size() == one.weights.size());
+      for (std::size_t k = 0; k < one.weights.size(); ++k) {
+        INFO("look " << k);
+        CHECK(same_bits(seen.weights[k], one.weights[k]));
+      }
+    }
+  }
+  CHECK(alkn_test::EmulatedTable::num_steps >= 2 * kSize * 12);
+}
+
 }  // namespace
 
 TEST_CASE("ALKN on N processes has the bits of one: conflict, reference, paper, ratio") {
@@ -244,6 +273,37 @@ TEST_CASE("a foreign base on N processes has the bits of one") {
   using Method = alkn::ALKN<torch::optim::SGD>;
   same_as_one<Method>(alkn::ALKNOptions::paper(), base);
   same_as_one<Method>(alkn::ALKNOptions(), base, at::kBFloat16);
+}
+
+TEST_CASE("the CUDA kernels of two processes have the bits of one process on the CPU") {
+  const alkn::AdamWOptions base(1e-2);
+  cuda_same_as_one<alkn::ALKN<>>(alkn::ALKNOptions(), base, at::kBFloat16);
+  cuda_same_as_one<alkn::ALKN<>>(alkn::ALKNOptions::paper().compact_state(true), base);
+  cuda_same_as_one<alkn::TaskVector<>>(alkn::TaskVectorOptions(), base);
+  cuda_same_as_one<alkn::ALKN<torch::optim::SGD>>(alkn::ALKNOptions::ratio(),
+                                                  torch::optim::SGDOptions(0.1).momentum(0.9));
+}
+
+TEST_CASE("a step by the CUDA kernels leaves no call of all processes for a local one") {
+  const alkn_test::EmulatedTable table;
+  std::vector<alkn::StepReport> last(2);
+  threads::run_all(2, [&](const std::shared_ptr<threads::ThreadGroup>& group) {
+    const auto params = make_params(at::kFloat, 0);
+    alkn::ALKN<> method(params, alkn::ALKNOptions(), alkn::AdamWOptions(1e-2), group);
+    tiny::core_of(method).base().runner().emulate_cuda(true);
+    auto task = method.begin_task({.steps = 2});
+    task.accumulate_retain_gradient(tiny::sum_of_squares(params));
+    for (int step = 0; step < 2; ++step) {
+      for (const auto& p : params) p.tensor.mutable_grad() = wave(p.tensor.sizes(), step, 0.1);
+      method.step();
+      if (group->rank() == 0 || step == 1)  // on one alone, where steps go on
+        last[static_cast<std::size_t>(group->rank())] = method.last_step();
+      tiny::ignore(group->share(1));  // the next call of all
+    }
+    task.end();
+  });
+  CHECK(last[0].step == 1);
+  CHECK(last[0].fraction_trained == last[1].fraction_trained);
 }
 
 TEST_CASE("a step sends gradients and weights once, and holds the state of its share") {

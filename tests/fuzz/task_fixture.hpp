@@ -136,7 +136,8 @@ class Fixture {
     Tensor& param = model_.params[i].tensor;
     const Tensor values = param.detach();
     const auto other = [&](const Tensor& data) {
-      if (!aside_[i].defined()) aside_[i] = values;
+      if (aside_[i].defined()) return put_back();  // not a float that takes the double's place
+      aside_[i] = values;
       param.set_data(data);
     };
     switch (bytes_.pick(6)) {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <string>
 #include <type_traits>
@@ -40,7 +41,9 @@ class Writer {
     *this << static_cast<int>(t.scalar_type()) << t.dim();
     if (t.layout() != at::kStrided) return *this << reinterpret_cast<std::uintptr_t>(key_of(t));
     for (const std::int64_t size : t.sizes()) *this << size;
-    const Tensor plain = t.detach().contiguous();
+    Tensor plain = t.detach().contiguous();
+    if (plain.element_size() == 2)  // a master has a NaN of it, not which one
+      plain = plain.masked_fill(plain.isnan(), std::numeric_limits<double>::quiet_NaN());
     if (plain.numel() > 0)
       to_.append(static_cast<const char*>(plain.const_data_ptr()), plain.nbytes());
     return *this;

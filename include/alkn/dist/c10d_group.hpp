@@ -7,34 +7,44 @@
 #include <alkn/group.hpp>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
+#include <torch/csrc/distributed/c10d/Work.hpp>
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 namespace alkn::dist {
 
-/// The processes of two c10d backends: one moves tensors, one the short messages before each call.
+/// The processes of c10d backends: one moves tensors, one the short messages before each call, and
+/// one, where there are CUDA devices, the tensors on those.
 class C10dGroup final : public Group {
  public:
   /// @param data moves tensors of the CPU @param control likewise; another one than `data`, so that
-  /// a message never meets a tensor @param timeout that both were made with
+  /// a message never meets a tensor @param timeout that all were made with
   /// @param store where each process notes the calls that it has come to, for the errors of the
   /// others; null: they do not say who is missing
+  /// @param cuda moves tensors of CUDA devices; null: the group moves none
   C10dGroup(c10::intrusive_ptr<c10d::Backend> data, c10::intrusive_ptr<c10d::Backend> control,
-            std::chrono::milliseconds timeout, c10::intrusive_ptr<c10d::Store> store = {})
+            std::chrono::milliseconds timeout, c10::intrusive_ptr<c10d::Store> store = {},
+            c10::intrusive_ptr<c10d::Backend> cuda = {})
       : data_(std::move(data)),
         control_(std::move(control)),
+        cuda_(std::move(cuda)),
         timeout_(timeout),
         store_(std::move(store)) {
-    TORCH_CHECK_VALUE(data_ && control_ && data_.get() != control_.get() &&
-                          data_->getRank() == control_->getRank() &&
-                          data_->getSize() == control_->getSize(),
-                      "alkn::dist::C10dGroup: expected two backends of the same processes, got ",
+    const auto beside = [&](const c10::intrusive_ptr<c10d::Backend>& other) {
+      return other.get() != data_.get() && data_->getRank() == other->getRank() &&
+             data_->getSize() == other->getSize();
+    };
+    TORCH_CHECK_VALUE(data_ && control_ && beside(control_) && (!cuda_ || beside(cuda_)),
+                      "alkn::dist::C10dGroup: expected backends of their own of the same "
+                      "processes, got ",
                       data_ && control_ ? "others" : "null");
   }
 
@@ -42,21 +52,24 @@ class C10dGroup final : public Group {
   [[nodiscard]] int size() const noexcept override { return data_->getSize(); }
   [[nodiscard]] std::chrono::milliseconds timeout() const noexcept override { return timeout_; }
 
+  [[nodiscard]] bool moves(c10::DeviceType type) const noexcept override {
+    return type == c10::DeviceType::CPU || (type == c10::DeviceType::CUDA && cuda_);
+  }
   void all_reduce(const at::Tensor& values) override {
     std::vector<at::Tensor> tensors{values};
-    data_->allreduce(tensors)->wait();
+    finish(of(values).allreduce(tensors), values);
   }
   void reduce(const at::Tensor& values, int root) override {
     std::vector<at::Tensor> tensors{values};
     c10d::ReduceOptions options;
     options.rootRank = root;
-    data_->reduce(tensors, options)->wait();
+    finish(of(values).reduce(tensors, options), values);
   }
   void broadcast(const at::Tensor& values, int root) override {
     std::vector<at::Tensor> tensors{values};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    data_->broadcast(tensors, options)->wait();
+    finish(of(values).broadcast(tensors, options), values);
   }
   [[nodiscard]] std::vector<GroupMessage> gather(const GroupMessage& mine) override {
     ++num_calls_;
@@ -87,6 +100,28 @@ class C10dGroup final : public Group {
   }
 
  private:
+  [[nodiscard]] c10d::Backend& of(const at::Tensor& values) const {
+    TORCH_CHECK(moves(values.device().type()),
+                "alkn::dist::C10dGroup: expected tensors of the CPU, or a backend for CUDA, got "
+                "tensors on ",
+                values.device());
+    return values.is_cpu() ? *data_ : *cuda_;
+  }
+  /// Waits for the result. NCCL's own wait is the stream's: the host would not notice a process
+  /// that is gone before it wants something of the device, where it hangs.
+  void finish(const c10::intrusive_ptr<c10d::Work>& work, const at::Tensor& values) const {
+    if (!values.is_cpu()) {
+      const auto late = std::chrono::steady_clock::now() + timeout_;
+      while (!work->isCompleted()) {
+        TORCH_CHECK(std::chrono::steady_clock::now() < late,
+                    "alkn::dist::C10dGroup: expected the other processes within ", timeout_.count(),
+                    " ms, got no result");
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+      }
+      if (work->exception()) std::rethrow_exception(work->exception());
+    }
+    work->wait();
+  }
   static std::string key(int rank) { return "alkn/calls/" + std::to_string(rank); }
   static std::vector<std::uint8_t> bytes_of(std::uint64_t number) {
     std::vector<std::uint8_t> bytes(sizeof number);
@@ -94,7 +129,7 @@ class C10dGroup final : public Group {
     return bytes;
   }
 
-  c10::intrusive_ptr<c10d::Backend> data_, control_;
+  c10::intrusive_ptr<c10d::Backend> data_, control_, cuda_;
   std::chrono::milliseconds timeout_;
   c10::intrusive_ptr<c10d::Store> store_;
   std::uint64_t num_calls_ = 0;

@@ -22,6 +22,12 @@ struct Environment {
   /// The launcher hosts the store, and every process is a client under this prefix; empty: process
   /// 0 hosts it.
   std::string agent_prefix = {};
+
+  /// This machine's towards the others, for gloo_group(): empty, that of its name, where there are
+  /// other machines.
+  [[nodiscard]] std::string own_address() const {
+    return address == "127.0.0.1" || address == "localhost" ? "127.0.0.1" : "";
+  }
 };
 
 namespace detail {

@@ -69,15 +69,18 @@ inline c10::intrusive_ptr<c10d::Backend> gloo_backend(const c10::intrusive_ptr<c
 }
 
 /// The processes that find each other in `store`.
+/// @param cuda moves tensors of CUDA devices, see alkn/dist/nccl.hpp; null: the group moves none
 inline std::shared_ptr<Group> gloo_group(const c10::intrusive_ptr<c10d::Store>& store, int rank,
                                          int size, std::chrono::milliseconds timeout = kTimeout,
-                                         const std::string& address = {}) {
+                                         const std::string& address = {},
+                                         c10::intrusive_ptr<c10d::Backend> cuda = {}) {
   const auto part = [&](const char* prefix) -> c10::intrusive_ptr<c10d::Store> {
     return c10::make_intrusive<c10d::PrefixStore>(prefix, store);
   };
   auto data = gloo_backend(part("alkn/data"), rank, size, timeout, address);
   auto control = gloo_backend(part("alkn/control"), rank, size, timeout, address);
-  return std::make_shared<C10dGroup>(std::move(data), std::move(control), timeout, store);
+  return std::make_shared<C10dGroup>(std::move(data), std::move(control), timeout, store,
+                                     std::move(cuda));
 }
 
 /// The store in which the processes of an environment meet; process 0 hosts it unless its launcher
@@ -104,9 +107,8 @@ inline c10::intrusive_ptr<c10d::Store> environment_store(const Environment& plac
 inline std::shared_ptr<Group> from_environment(std::chrono::milliseconds timeout = kTimeout) {
   const std::optional<Environment> place = read_environment();
   if (!place) return nullptr;
-  const bool here = place->address == "127.0.0.1" || place->address == "localhost";
   return gloo_group(environment_store(*place, timeout), place->rank, place->size, timeout,
-                    here ? "127.0.0.1" : "");
+                    place->own_address());
 }
 
 }  // namespace alkn::dist

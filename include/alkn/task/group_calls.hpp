@@ -27,6 +27,8 @@ ALKN_COMPILED_INLINE std::vector<std::string> UnlearnerCore::fixed_lines() const
   for (const ParameterState& p : parameters_) {
     lines.push_back(text_of({"parameter \"", p.name, "\" ", c10::toString(p.dtype), " [",
                              listed(p.shape), "] in group ", p.group}));
+    if (!p.device.is_cpu())
+      lines.back() += " on " + c10::DeviceTypeName(p.device.type(), /*lower_case=*/true);
     if (settings_.mask == kernel::MaskKind::given)
       lines.back() +=
           text_of({", ", p.num_given, " entries in its mask of hash ", hash_text(p.given_hash)});

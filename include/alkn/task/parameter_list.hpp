@@ -64,15 +64,24 @@ ALKN_COMPILED_INLINE OptimizerState UnlearnerCore::own_fresh_state() {
   return state;
 }
 
-/// Throws unless there is code that steps a parameter; with a group, the fused kernels of the CPU.
+/// Throws unless there is code that steps a parameter; with a group, the fused kernels of the CPU,
+/// or of one CUDA device whose tensors the group moves.
 ALKN_COMPILED_INLINE void UnlearnerCore::check_backend(const Tensor& param,
                                                        const std::string& name) const {
   const Backend backend = resolve_backend(settings_.backend, param, settings_.owner, name);
-  TORCH_CHECK_VALUE(!shards_.active() || backend == Backend::cpu, "alkn::", settings_.owner,
-                    ": expected parameters of float, bfloat16 or half on the CPU and Backend::cpu "
-                    "with a group, got ",
-                    backend == Backend::aten ? "Backend::aten" : "Backend::cuda", " for ",
+  if (!shards_.active()) return;
+  TORCH_CHECK_VALUE(backend != Backend::aten, "alkn::", settings_.owner,
+                    ": expected parameters of float, bfloat16 or half and the fused kernels with a "
+                    "group, got Backend::aten for ",
                     describe(param), " (parameter \"", name, "\")");
+  TORCH_CHECK_VALUE(shards_.moves(param.device().type()), "alkn::", settings_.owner,
+                    ": expected a group that moves tensors of ", param.device().type(),
+                    " (for CUDA alkn/dist/nccl.hpp makes one), got another (parameter \"", name,
+                    "\")");
+  const Tensor& first = parameters_.empty() ? param : parameters_[0].param;
+  TORCH_CHECK_VALUE(param.device() == first.device(), "alkn::", settings_.owner,
+                    ": expected all parameters of a process on one device with a group, got ",
+                    first.device(), " and ", param.device(), " (parameter \"", name, "\")");
 }
 
 /// Names every parameter of param_groups by its TensorImpl.
@@ -116,9 +125,11 @@ ALKN_COMPILED_INLINE void UnlearnerCore::take_given_masks() {
         " (", place(p), ")");
     p.given = pack_bits(mask.to(p.device));
     p.num_given = count_bits(p.given);
-    if (shards_.active())
+    if (shards_.active()) {
+      const Tensor words = p.given.cpu();
       p.given_hash = io::detail::hash_bytes(
-          {static_cast<const char*>(p.given.const_data_ptr()), p.given.nbytes()});
+          {static_cast<const char*>(words.const_data_ptr()), words.nbytes()});
+    }
     masks.erase(p.name);
   }
   TORCH_CHECK_VALUE(masks.empty(), "alkn::", settings_.owner,

@@ -32,6 +32,9 @@ class Shards {
   [[nodiscard]] bool active() const noexcept { return processes_.group != nullptr; }
   [[nodiscard]] int rank() const noexcept { return active() ? processes_.group->rank() : 0; }
   [[nodiscard]] int size() const noexcept { return active() ? processes_.group->size() : 1; }
+  [[nodiscard]] bool moves(c10::DeviceType type) const noexcept {
+    return processes_.group->moves(type);
+  }
   /// Whether each process holds the state of its own parameters alone.
   [[nodiscard]] bool sharded() const noexcept {
     return active() && processes_.sharding == Sharding::state;
@@ -54,8 +57,8 @@ class Shards {
   /// it counts as 0.
   /// @param values [shape] a parameter; undefined: none
   /// @param present the parameters of which any process has one; the others have no mean
-  /// @param take (i, begin, mean [count] fp32): of parameter i from element `begin` on, on those
-  /// who hold its state
+  /// @param take (i, begin, mean [count] fp32, on the parameters' device): of parameter i from
+  /// element `begin` on, on those who hold its state
   void average(
       const std::vector<Tensor>& values, const std::vector<char>& present,
       const std::function<void(std::size_t i, std::int64_t begin, const Tensor& mean)>& take) const;
@@ -87,6 +90,7 @@ class Shards {
   std::vector<int> owners_;
   std::vector<std::int64_t> loads_;
   std::vector<Bucket> buckets_;
+  at::Device device_ = at::kCPU;  ///< of the parameters
 };
 
 /// The norm of a sharded step: the sums of all chunks, added as one process would.

@@ -40,6 +40,7 @@ ALKN_COMPILED_INLINE std::vector<int> deal(const std::vector<std::int64_t>& size
 
 ALKN_COMPILED_INLINE void Shards::add(const std::vector<Tensor>& params) {
   if (!active()) return;
+  if (!params.empty()) device_ = params[0].device();
   loads_.resize(static_cast<std::size_t>(size()));
   std::vector<std::int64_t> sizes;
   sizes.reserve(params.size());
@@ -90,7 +91,7 @@ ALKN_COMPILED_INLINE void Shards::average(
     std::int64_t total = 0;
     for (const Piece& piece : bucket.pieces) total += present[piece.param] != 0 ? piece.count : 0;
     if (total == 0) continue;
-    if (!buffer.defined()) buffer = at::empty({kBucket}, at::kFloat);
+    if (!buffer.defined()) buffer = at::empty({kBucket}, at::device(device_).dtype(at::kFloat));
     const Tensor all = buffer.narrow(0, 0, total);
     std::int64_t at = 0;
     for (const Piece& piece : bucket.pieces) {

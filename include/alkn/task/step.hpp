@@ -118,8 +118,9 @@ ALKN_COMPILED_INLINE void UnlearnerCore::take_step(StepMode mode) {
     task.broken = false;
   }
   advance();
-  if (!result.skipped) send_weights(present_);
   if (!pending_) take_results(result);
+  if (shards_.active()) settle();  // all processes exchange the results now
+  if (!task.last.skipped) send_weights(present_);
 }
 
 /// The backend's part of a step. Where it throws, nothing has been written, or the task says that

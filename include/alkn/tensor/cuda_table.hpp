@@ -15,7 +15,7 @@ namespace alkn::detail {
 
 /// Changes with the layout of the table and of what its functions take; tables of other versions
 /// are passed over.
-inline constexpr int kCudaTableVersion = 4;
+inline constexpr int kCudaTableVersion = 5;
 
 /// Everything runs on LibTorch's current stream of its device, in LibTorch's memory.
 struct CudaTable {
@@ -26,7 +26,7 @@ struct CudaTable {
   /// The state of steps on one device, and its end.
   void* (*create)(int device);
   void (*destroy)(void* state);
-  /// One step; waits for nothing.
+  /// One step; waits for nothing but, where the step is one of several processes, for their sums.
   void (*enqueue)(void* state, const kernel::StepTensor* tensors, std::int64_t num_tensors,
                   const kernel::StepArgs& args);
   /// One step of which each of several devices has a part: its norm is of all gradients. Waits for

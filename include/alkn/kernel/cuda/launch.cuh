@@ -36,23 +36,32 @@ inline int place_of(const void* p) {
 /// Takes steps on one device, the current one at every call. The bits are those of CpuStep.
 ///
 /// enqueue() puts one copy and at most eight kernels on the stream and waits for nothing on the
-/// device; with the tensors' sizes of an earlier step it allocates nothing. Results stay on the
-/// device until fetch() asks for them. The stream may change from step to step: the next one waits
-/// for the last. A CUDA graph has capture() and prepare().
+/// device, unless other processes have a part in the step; with the tensors' sizes of an earlier
+/// step it allocates nothing. Results stay on the device until fetch() asks for them. The stream
+/// may change from step to step: the next one waits for the last. A CUDA graph has capture() and
+/// prepare().
 class CudaStep {
  public:
   explicit CudaStep(const Memory& memory) : arrays_(memory) {}
   CudaStep(const CudaStep&) = delete;
   CudaStep& operator=(const CudaStep&) = delete;
 
+  /// With StepArgs::all the host waits for the sums of this process and adds those of the others.
   /// @throws std::invalid_argument for a missing pointer or one to another place than this device;
-  ///   std::runtime_error for an error of CUDA and in a stream that is being captured
+  ///   std::runtime_error for an error of CUDA and in a stream that is being captured; what
+  ///   StepArgs::all throws
   void enqueue(const StepTensor* tensors, std::int64_t num_tensors, const StepArgs& args,
                cudaStream_t stream) {
     if (is_capturing(stream)) {
       throw std::runtime_error(
           "alkn::kernel::CudaStep: expected capture() in a stream that is being captured, got "
           "enqueue()");
+    }
+    if (args.all != nullptr) {
+      enqueue_sums(tensors, num_tensors, args, 0, 1, stream);
+      if (plan_.header().sums) add_processes(*args.all, stream);
+      enqueue_rest({}, stream);
+      return;
     }
     assign(tensors, num_tensors, args);
     follow(stream);
@@ -246,6 +255,19 @@ class CudaStep {
     check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
   }
 
+  /// Between enqueue_sums() and enqueue_rest() of a step on one device: the sum over all processes
+  /// in place of this one's.
+  void add_processes(SquareSum& all, cudaStream_t stream) {
+    const std::int64_t num_chunks = plan_.header().num_chunks;
+    const std::size_t bytes = static_cast<std::size_t>(num_chunks) * sizeof(double);
+    host_sums_.reserve(bytes + sizeof(double));
+    if (bytes > 0) copy(host_sums_.data(), arrays_.sums.get<double>(), bytes, stream);
+    check_cuda(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+    auto* squares = reinterpret_cast<double*>(host_sums_.data());
+    squares[num_chunks] = all.of_all(squares, num_chunks);
+    copy(arrays_.squares.get<double>(), squares + num_chunks, sizeof(double), stream);
+  }
+
   void launch(cudaStream_t stream, const Kernels& kernels) {
     launch_norm(stream);
     launch_rest(stream, kernels);
@@ -293,6 +315,7 @@ class CudaStep {
   Slot slots_[2];
   int next_slot_ = 0;
   PinnedArray results_;
+  PinnedArray host_sums_;  ///< of squares: of the chunks, then of all processes
 };
 
 }  // namespace

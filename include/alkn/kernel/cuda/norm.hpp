@@ -1,6 +1,6 @@
 // The first kernel of a step: sums of every chunk; its last block makes clip scale, deviations and
-// skip of them. Where a step is on several devices, another kernel does so after they have
-// exchanged their sums.
+// skip of them. Where a step is on several devices or processes, another kernel does so after they
+// have exchanged their sums.
 //
 // The tree of the sums is the CPU's: element i of a chunk goes to accumulator i mod 128, here
 // accumulator i mod 4 of thread i / 4 mod 32; the accumulators are folded, and the chunks are added
@@ -167,8 +167,8 @@ ALKN_DEVICE inline void finish_step(const Block& block, NormShared& shared, cons
   }
 }
 
-/// The second kernel of a step on several devices, of one block: their sums in their order, the
-/// same on each.
+/// The second kernel of a step that waits, of one block: the devices' sums in their order, the same
+/// on each.
 template <class Block>
 ALKN_DEVICE inline void combine_kernel(const Block& block, NormShared& shared, const Table& table) {
   double squares = 0;
@@ -218,7 +218,7 @@ ALKN_DEVICE inline void norm_kernel(const Block& block, NormShared& shared, cons
   if (!last) return;
   block.fence();
   const double squares = sum_of_squares(block, shared, table);
-  if (header.num_devices == 1) {
+  if (!header.waits) {
     finish_step(block, shared, table, squares);
   } else if (block.thread() == 0) {
     block.store(table.squares + header.device, squares);

@@ -63,7 +63,7 @@ class Plan {
     header_.num_tensors = num_tensors;
     header_.num_chunks = list_.size();
     header_.sums = needs_sums(tensors, num_tensors, args);
-    share(0, 1);
+    header_.waits = false, header_.device = 0, header_.num_devices = 1;
     used_ = {num_tensors, list_.size(), 0, 0};
     for (std::int64_t t = 0; t < num_tensors; ++t) {
       fill(tensors_[static_cast<std::size_t>(t)], tensors[t], t);
@@ -75,8 +75,9 @@ class Plan {
     return change;
   }
 
-  /// The step that was assigned is a part of one on several devices.
+  /// The step that was assigned is a part of one on several devices, or processes.
   void share(int device, int num_devices) {
+    header_.waits = true;
     header_.device = device;
     header_.num_devices = num_devices;
   }

@@ -15,7 +15,8 @@ struct Header {
   std::int64_t num_tensors = 0;
   std::int64_t num_chunks = 0;
   bool sums = true;     ///< the step needs the sums over all gradients
-  int num_devices = 1;  ///< whose gradients the norm is of
+  bool waits = false;   ///< the sums of others are to be added: combine_kernel finishes the norm
+  int num_devices = 1;  ///< of this process, whose gradients the norm is of
   int device = 0;       ///< this one's number among them
 };
 
@@ -79,7 +80,7 @@ struct Table {
   double* sums = nullptr;               ///< [3][num_chunks]: g^2, d, d^2
   std::uint32_t* candidates = nullptr;  ///< keys
   std::uint64_t* histograms = nullptr;  ///< [bracketed tensors][2][kRadixBins], zero between steps
-  double* squares = nullptr;            ///< [num_devices] where they are several: sum g^2 of each
+  double* squares = nullptr;            ///< [num_devices] where the step waits: sum g^2 of each
 };
 
 }  // namespace alkn::kernel::cuda
