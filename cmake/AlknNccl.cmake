@@ -2,9 +2,14 @@
 # LibTorch's CUDA part, which has the code. Wants alkn_dist_error of AlknDist.cmake; sets
 # alkn_nccl_error to the empty string, or to one sentence that says why there is no alkn::nccl.
 set(alkn_nccl_error "${alkn_dist_error}")
+if(NOT alkn_nccl_error)
+  find_package(CUDAToolkit QUIET)  # its targets are each directory's own, alkn::nccl is everybody's
+endif()
 if(NOT alkn_nccl_error AND NOT TARGET alkn::nccl)
-  find_package(CUDAToolkit QUIET)
-  find_path(ALKN_NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} DOC "Folder of NCCL's headers")
+  # Those of LibTorch's own NCCL first: the version is a part of the ABI.
+  file(GLOB alkn_nccl_hints "${ALKN_LIBTORCH_DIR}/../nvidia/*/include")
+  find_path(ALKN_NCCL_INCLUDE_DIR nccl.h HINTS ${alkn_nccl_hints} ${CUDAToolkit_INCLUDE_DIRS}
+            DOC "Folder of NCCL's headers")
   mark_as_advanced(ALKN_NCCL_INCLUDE_DIR)
   set(alkn_torch_cuda "")
   if(TARGET torch_cuda)

@@ -54,9 +54,17 @@ else
   say "torch_cuda lacks libraries that it needs: the programs with LibTorch will find no GPU"
 fi
 # Groups over NCCL need its headers, Gloo's, and a whole torch_cuda.
-nccl_headers=$(for d in "$cuda/include" "$cuda/targets/x86_64-linux/include" "$torch"/../nvidia/*/include /usr/include; do
-                 [ -e "$d/nccl.h" ] && echo "$d" && break; done)
-gloo_headers=$(for d in "$headers" /usr/include; do [ -e "$d/gloo/algorithm.h" ] && echo "$d" && break; done)
+group_headers=
+for name in nccl.h gloo/algorithm.h; do
+  for folder in "$torch"/../nvidia/*/include "$cuda/include" "$cuda/targets/x86_64-linux/include" "$headers" /usr/include none; do
+    [ ! -e "$folder/$name" ] || break
+  done
+  case $folder in
+    none) group_headers=none ;;
+    /usr/include) ;;  # the compiler's own: as a flag it would hide what is before it
+    *) includes+=(-isystem "$folder") ;;
+  esac
+done
 for folder in "$torch"/../nvidia/*/lib; do [ -d "$folder" ] && torch_libs+=("-Wl,-rpath-link,$folder" "-Wl,-rpath,$folder"); done
 cudart=("-L$cuda_lib" -lcudart "-Wl,-rpath,$cuda_lib")
 
@@ -115,10 +123,10 @@ stage_test() {
 
 # One process with a GPU, and two where there are two GPUs.
 stage_processes() {
-  [ -n "$nccl_headers" ] && [ -n "$gloo_headers" ] && [[ " ${torch_libs[*]} " == *-ltorch_cuda* ]] ||
+  [ -z "$group_headers" ] && [[ " ${torch_libs[*]} " == *-ltorch_cuda* ]] ||
     { echo "skipped: expected the headers of NCCL and Gloo and a whole torch_cuda"; skipped=1; return 77; }
-  "${cxx[@]}" -DUSE_C10D_GLOO -DUSE_C10D_NCCL -isystem "$nccl_headers" -isystem "$gloo_headers" \
-    -c tests/cuda/gpu/processes.cpp -o "$out/processes.cpp.o" &&
+  [ -e "$out/alkn_cuda.cu.o" ] || compile_one include/alkn/cuda/alkn_cuda.cu || return 1
+  "${cxx[@]}" -DUSE_C10D_GLOO -DUSE_C10D_NCCL "${includes[@]}" -c tests/cuda/gpu/processes.cpp -o "$out/processes.cpp.o" &&
     "${CXX:-g++}" -fopenmp -o "$out/gpu_processes" "$out"/{processes.cpp,alkn_cuda.cu}.o "${torch_libs[@]}" \
       "${cudart[@]}" || return 1
   local gpus size rank rc=0 pids

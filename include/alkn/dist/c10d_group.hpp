@@ -57,19 +57,19 @@ class C10dGroup final : public Group {
   }
   void all_reduce(const at::Tensor& values) override {
     std::vector<at::Tensor> tensors{values};
-    finish(of(values).allreduce(tensors), values);
+    move(values, [&](c10d::Backend& backend) { return backend.allreduce(tensors); });
   }
   void reduce(const at::Tensor& values, int root) override {
     std::vector<at::Tensor> tensors{values};
     c10d::ReduceOptions options;
     options.rootRank = root;
-    finish(of(values).reduce(tensors, options), values);
+    move(values, [&](c10d::Backend& backend) { return backend.reduce(tensors, options); });
   }
   void broadcast(const at::Tensor& values, int root) override {
     std::vector<at::Tensor> tensors{values};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    finish(of(values).broadcast(tensors, options), values);
+    move(values, [&](c10d::Backend& backend) { return backend.broadcast(tensors, options); });
   }
   [[nodiscard]] std::vector<GroupMessage> gather(const GroupMessage& mine) override {
     ++num_calls_;
@@ -79,7 +79,7 @@ class C10dGroup final : public Group {
     std::memcpy(in[0].mutable_data_ptr(), mine.data(), mine.size());
     std::vector<std::vector<at::Tensor>> out(1);
     for (int i = 0; i < size(); ++i) out[0].push_back(at::empty({length}, at::kByte));
-    control_->allgather(out, in)->wait();
+    watch([&] { control_->allgather(out, in)->wait(); });
     std::vector<GroupMessage> messages(out[0].size());
     for (std::size_t i = 0; i < messages.size(); ++i)
       std::memcpy(messages[i].data(), out[0][i].const_data_ptr(), messages[i].size());
@@ -100,27 +100,45 @@ class C10dGroup final : public Group {
   }
 
  private:
-  [[nodiscard]] c10d::Backend& of(const at::Tensor& values) const {
+  /// Calls `collective` with the backend for these tensors, and waits for the result.
+  template <class Collective>
+  void move(const at::Tensor& values, const Collective& collective) {
     TORCH_CHECK(moves(values.device().type()),
                 "alkn::dist::C10dGroup: expected tensors of the CPU, or a backend for CUDA, got "
                 "tensors on ",
                 values.device());
-    return values.is_cpu() ? *data_ : *cuda_;
+    watch([&] {
+      const c10::intrusive_ptr<c10d::Work> work = collective(values.is_cpu() ? *data_ : *cuda_);
+      if (!values.is_cpu()) wait_on_host(*work);
+      work->wait();
+    });
   }
-  /// Waits for the result. NCCL's own wait is the stream's: the host would not notice a process
-  /// that is gone before it wants something of the device, where it hangs.
-  void finish(const c10::intrusive_ptr<c10d::Work>& work, const at::Tensor& values) const {
-    if (!values.is_cpu()) {
-      const auto late = std::chrono::steady_clock::now() + timeout_;
-      while (!work->isCompleted()) {
-        TORCH_CHECK(std::chrono::steady_clock::now() < late,
-                    "alkn::dist::C10dGroup: expected the other processes within ", timeout_.count(),
-                    " ms, got no result");
-        std::this_thread::sleep_for(std::chrono::microseconds(20));
-      }
-      if (work->exception()) std::rethrow_exception(work->exception());
+  /// NCCL's own wait is the stream's: the host would not notice a process that is gone before it
+  /// wants something of the device, which hangs then.
+  void wait_on_host(c10d::Work& work) const {
+    const auto late = std::chrono::steady_clock::now() + timeout_;
+    while (!work.isCompleted()) {
+      TORCH_CHECK(std::chrono::steady_clock::now() < late,
+                  "alkn::dist::C10dGroup: expected the other processes within ", timeout_.count(),
+                  " ms, got no result");
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
     }
-    work->wait();
+    if (work.exception()) std::rethrow_exception(work.exception());
+  }
+  /// What is in flight on a device ends where `call` throws: nothing of the process could end else.
+  template <class Call>
+  void watch(const Call& call) {
+    try {
+      call();
+    } catch (...) {
+      if (cuda_) {
+        try {
+          cuda_->abort();
+        } catch (...) {  // the first error is the one to tell
+        }
+      }
+      throw;
+    }
   }
   static std::string key(int rank) { return "alkn/calls/" + std::to_string(rank); }
   static std::vector<std::uint8_t> bytes_of(std::uint64_t number) {

@@ -22,7 +22,7 @@ class CudaState {
     for (const OnDevice& on : devices_) on.table->destroy(on.state);
   }
 
-  /// One step; waits for nothing. Returns whether there are results to be reported.
+  /// One step; waits for nothing, see CudaTable. Returns whether there are results to be reported.
   bool enqueue(const std::vector<StepSlot>& slots, const kernel::StepTensor* tensors,
                const kernel::StepArgs& args, StepMode mode) {
     split(slots, tensors);

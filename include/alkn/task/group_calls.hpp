@@ -70,8 +70,10 @@ ALKN_COMPILED_INLINE std::uint64_t UnlearnerCore::settings_hash(const std::strin
 ALKN_COMPILED_INLINE std::vector<double> UnlearnerCore::meet(CallState& state,
                                                              const std::function<void()>& checks) {
   const auto here = [&] {
-    checks();
+    checks();  // of step(), a closure that may end the task
     state.settings = settings_hash(state.asked);
+    state.task = num_tasks_;
+    state.step = task_ ? task_->done : 0;
   };
   state.task = num_tasks_;
   state.step = task_ ? task_->done : 0;

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/full.h>
 #include <alkn/kernel/cpu/history.hpp>
 #include <alkn/kernel/math.hpp>
 #include <alkn/kernel/tuning.hpp>
@@ -77,8 +77,9 @@ inline void finish_on_cpu(const Tensor& sum, std::int64_t num_batches, bool rati
 /// The same on any device, as a new tensor.
 inline Tensor finished(const Tensor& sum, std::int64_t num_batches, bool ratio) {
   Tensor result = sum;
-  if (num_batches > 1)
-    result = result.div(at::scalar_tensor(static_cast<double>(num_batches), at::kDouble));
+  if (num_batches >
+      1)  // on the device: CUDA multiplies by the reciprocal of a number of the host's
+    result = result.div(at::full({}, num_batches, result.options()));
   if (!ratio || result.numel() == 0) return result;
   const Tensor magnitude = result.abs();
   return magnitude.add(magnitude.mean()).add_(1e-30).reciprocal_();

@@ -5,6 +5,7 @@
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <alkn/kernel/tuning.hpp>
 #include <alkn/task/shards.hpp>
@@ -112,7 +113,8 @@ ALKN_COMPILED_INLINE void Shards::average(
     else
       processes_.group->all_reduce(all);
     if (sharded() && bucket.owner != rank()) continue;
-    all.div_(size());  // not by a factor: 1/3 is no float
+    // not by a factor, 1/3 is no float: CUDA would take one of a number of the host's
+    all.div_(at::full({}, size(), all.options()));
     at = 0;
     for (const Piece& piece : bucket.pieces) {
       if (present[piece.param] == 0) continue;

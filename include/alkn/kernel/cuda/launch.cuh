@@ -36,10 +36,11 @@ inline int place_of(const void* p) {
 /// Takes steps on one device, the current one at every call. The bits are those of CpuStep.
 ///
 /// enqueue() puts one copy and at most eight kernels on the stream and waits for nothing on the
-/// device, unless other processes have a part in the step; with the tensors' sizes of an earlier
-/// step it allocates nothing. Results stay on the device until fetch() asks for them. The stream
-/// may change from step to step: the next one waits for the last. A CUDA graph has capture() and
-/// prepare().
+/// device; where other processes have a part in the step it waits for the sums of this one, and
+/// puts two copies and a kernel more. With the tensors' sizes of an earlier step it allocates
+/// nothing. Results stay on the device until fetch() asks for them. The stream may change from step
+/// to step: the next one waits for the last. A CUDA graph, of a step without other processes, has
+/// capture() and prepare().
 class CudaStep {
  public:
   explicit CudaStep(const Memory& memory) : arrays_(memory) {}

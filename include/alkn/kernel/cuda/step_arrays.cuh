@@ -67,7 +67,7 @@ struct StepArrays {
   }
 
   DeviceArray inputs, chunks, control, states, sums, candidates, histograms;
-  DeviceArray squares;  ///< of a step on several devices, which reserves it
+  DeviceArray squares;  ///< of a step on several devices or processes, which reserves it
 };
 
 }  // namespace
