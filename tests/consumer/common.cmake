@@ -102,3 +102,29 @@ default before it looks for alkn" position)
     message(FATAL_ERROR "with ${arg_ARGS}: expected no warning of the build type, got\n${output}")
   endif()
 endfunction()
+
+# configure_two_folders(<component> <source> ARGS <arguments>...): several folders of one project ask
+# for alkn, two of them for a component with a target of its name; a function may be the first.
+function(configure_two_folders component source)
+  cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "ARGS")
+  file(WRITE "${WORK}/folders/CMakeLists.txt" [[
+cmake_minimum_required(VERSION 3.24)
+project(folders LANGUAGES CXX)
+function(find)
+  find_package(alkn REQUIRED)
+endfunction()
+find()
+add_subdirectory(a)
+add_subdirectory(b)
+]])
+  foreach(folder IN ITEMS a b)
+    file(WRITE "${WORK}/folders/${folder}/CMakeLists.txt" "
+find_package(alkn REQUIRED COMPONENTS ${component})
+add_executable(app_${folder} \"${source}\")
+target_link_libraries(app_${folder} PRIVATE alkn::${component})
+")
+  endforeach()
+  cmake_call(CALL -S "${WORK}/folders" -B "${WORK}/folders/build" -G "${GENERATOR}"
+             "-DCMAKE_CXX_COMPILER=${COMPILER}" ${arg_ARGS})
+  need("configuring a project that asks for alkn::${component} in two folders")
+endfunction()

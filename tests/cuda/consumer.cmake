@@ -16,24 +16,5 @@ foreach(flag IN ITEMS "--ftz=false" "--prec-div=true" "--prec-sqrt=true" "sm_80"
   endif()
 endforeach()
 
-# Several folders of one project ask for alkn, some of them for its kernels; a function may be the first.
-file(WRITE "${WORK}/folders/CMakeLists.txt" [[
-cmake_minimum_required(VERSION 3.24)
-project(folders LANGUAGES CXX)
-function(find)
-  find_package(alkn REQUIRED)
-endfunction()
-find()
-add_subdirectory(a)
-add_subdirectory(b)
-]])
-foreach(folder IN ITEMS a b)
-  file(WRITE "${WORK}/folders/${folder}/CMakeLists.txt" "
-find_package(alkn REQUIRED COMPONENTS cuda)
-add_executable(app_${folder} \"${WORK}/consumer/main.cpp\")
-target_link_libraries(app_${folder} PRIVATE alkn::cuda)
-")
-endforeach()
-cmake_call(CALL -S "${WORK}/folders" -B "${WORK}/folders/build" -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}"
-           "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}" "-DCMAKE_CUDA_COMPILER=${NVCC}")
-need("configuring a project that asks for alkn::cuda in two folders")
+configure_two_folders(cuda "${WORK}/consumer/main.cpp" ARGS "-DCMAKE_PREFIX_PATH=${WORK}/moved;${LIBTORCH}"
+                      "-DCMAKE_CUDA_COMPILER=${NVCC}")

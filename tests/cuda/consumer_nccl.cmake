@@ -19,3 +19,5 @@ execute_process(COMMAND nm -C --undefined-only "${WORK}/build/app" OUTPUT_VARIAB
 if(NOT symbols MATCHES "c10d::ProcessGroupNCCL::ProcessGroupNCCL")
   message(FATAL_ERROR "expected a program that makes an NCCL group, got one with the symbols\n${symbols}")
 endif()
+
+configure_two_folders(nccl "${SOURCE}/tests/cuda/gpu/processes.cpp" ARGS "${prefix}" "${nvcc}")
