@@ -39,6 +39,18 @@ for folder in "$torch/include" "$torch/include/torch/csrc/api/include" "$cuda/in
               "$headers"; do
   [ -d "$folder" ] && includes+=(-isystem "$folder")
 done
+# Groups over NCCL need its headers and Gloo's.
+group_headers=
+for name in nccl.h gloo/algorithm.h; do
+  for folder in "$torch"/../nvidia/*/include "$cuda/include" "$cuda/targets/x86_64-linux/include" "$headers" /usr/include none; do
+    [ ! -e "$folder/$name" ] || break
+  done
+  case $folder in
+    none) group_headers=none ;;
+    /usr/include) ;;  # the compiler's own: as a flag it would hide what is before it
+    *) includes+=(-isystem "$folder") ;;
+  esac
+done
 abi=$(grep -ho '_GLIBCXX_USE_CXX11_ABI=[01]' "$torch/share/cmake/Torch/TorchConfig.cmake" | head -1)
 cxx=("${CXX:-g++}" -std=c++20 -O2 -fopenmp -DFMT_HEADER_ONLY=1 "-D${abi:-_GLIBCXX_USE_CXX11_ABI=1}" -DALKN_TEST_ON_DEVICE
      -DALKN_PLAIN_GOLDEN "-DALKN_GOLDEN_DIR=\"$out/vectors\"" "${includes[@]}")
@@ -53,18 +65,6 @@ if ! ldd "$torch/lib/libtorch_cuda.so" 2>/dev/null | grep -q 'not found'; then
 else
   say "torch_cuda lacks libraries that it needs: the programs with LibTorch will find no GPU"
 fi
-# Groups over NCCL need its headers, Gloo's, and a whole torch_cuda.
-group_headers=
-for name in nccl.h gloo/algorithm.h; do
-  for folder in "$torch"/../nvidia/*/include "$cuda/include" "$cuda/targets/x86_64-linux/include" "$headers" /usr/include none; do
-    [ ! -e "$folder/$name" ] || break
-  done
-  case $folder in
-    none) group_headers=none ;;
-    /usr/include) ;;  # the compiler's own: as a flag it would hide what is before it
-    *) includes+=(-isystem "$folder") ;;
-  esac
-done
 for folder in "$torch"/../nvidia/*/lib; do [ -d "$folder" ] && torch_libs+=("-Wl,-rpath-link,$folder" "-Wl,-rpath,$folder"); done
 cudart=("-L$cuda_lib" -lcudart "-Wl,-rpath,$cuda_lib")
 
@@ -126,7 +126,7 @@ stage_processes() {
   [ -z "$group_headers" ] && [[ " ${torch_libs[*]} " == *-ltorch_cuda* ]] ||
     { echo "skipped: expected the headers of NCCL and Gloo and a whole torch_cuda"; skipped=1; return 77; }
   [ -e "$out/alkn_cuda.cu.o" ] || compile_one include/alkn/cuda/alkn_cuda.cu || return 1
-  "${cxx[@]}" -DUSE_C10D_GLOO -DUSE_C10D_NCCL "${includes[@]}" -c tests/cuda/gpu/processes.cpp -o "$out/processes.cpp.o" &&
+  "${cxx[@]}" -DUSE_C10D_GLOO -DUSE_C10D_NCCL -c tests/cuda/gpu/processes.cpp -o "$out/processes.cpp.o" &&
     "${CXX:-g++}" -fopenmp -o "$out/gpu_processes" "$out"/{processes.cpp,alkn_cuda.cu}.o "${torch_libs[@]}" \
       "${cudart[@]}" || return 1
   local gpus size rank rc=0 pids

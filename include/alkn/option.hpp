@@ -79,6 +79,8 @@ struct Range {
   static constexpr Range non_negative() { return closed_open(0, kInfinity); }
   /// [0, 1e30]: a number that the step has in fp32, as it is and ten times as large
   static constexpr Range non_negative_float() { return closed(0, 1e30); }
+  /// (0, 1e30]
+  static constexpr Range positive_float() { return open_closed(0, non_negative_float().high); }
   /// (0, infinity)
   static constexpr Range positive() { return open(0, kInfinity); }
   /// (-infinity, infinity)

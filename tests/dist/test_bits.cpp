@@ -176,37 +176,43 @@ Seen train(const typename Method::Options& options, const Base& base, at::Scalar
   return seen;
 }
 
+/// @param one what one process has seen
+template <class Method, class Base>
+void same_as(const Seen& one, int size, const typename Method::Options& options, const Base& base,
+             at::ScalarType type, bool on_cuda = false) {
+  for (const auto sharding : {alkn::Sharding::state, alkn::Sharding::none}) {
+    std::vector<Seen> all(static_cast<std::size_t>(size));
+    threads::run_all(size, [&](const std::shared_ptr<threads::ThreadGroup>& group) {
+      all[static_cast<std::size_t>(group->rank())] =
+          train<Method>(options, base, type, {size, group->rank()}, {group, sharding}, on_cuda);
+    });
+    for (const Seen& seen : all) {
+      INFO(size << " processes");
+      CHECK(seen.reports == one.reports);
+      REQUIRE(seen.weights.size() == one.weights.size());
+      for (std::size_t k = 0; k < one.weights.size(); ++k) {
+        INFO("look " << k);
+        CHECK(same_bits(seen.weights[k], one.weights[k]));
+      }
+    }
+    for (std::size_t i = 0; i < one.used.size(); ++i) {
+      int holders = 0;
+      for (const Seen& seen : all) {
+        if (!seen.used[i].defined()) continue;
+        ++holders;
+        CHECK(same_bits(seen.used[i], one.used[i]));
+      }
+      if (one.used[i].defined()) CHECK(holders == (sharding == alkn::Sharding::none ? size : 1));
+    }
+  }
+}
+
 template <class Method, class Base>
 void same_as_one(const typename Method::Options& options, const Base& base,
                  at::ScalarType type = at::kFloat) {
-  for (const int size : {1, 2, 3, 4}) {
-    const Seen one = train<Method>(options, base, type, {size, kNone}, {});
-    for (const auto sharding : {alkn::Sharding::state, alkn::Sharding::none}) {
-      std::vector<Seen> all(static_cast<std::size_t>(size));
-      threads::run_all(size, [&](const std::shared_ptr<threads::ThreadGroup>& group) {
-        all[static_cast<std::size_t>(group->rank())] =
-            train<Method>(options, base, type, {size, group->rank()}, {group, sharding});
-      });
-      for (const Seen& seen : all) {
-        INFO(size << " processes");
-        CHECK(seen.reports == one.reports);
-        REQUIRE(seen.weights.size() == one.weights.size());
-        for (std::size_t k = 0; k < one.weights.size(); ++k) {
-          INFO("look " << k);
-          CHECK(same_bits(seen.weights[k], one.weights[k]));
-        }
-      }
-      for (std::size_t i = 0; i < one.used.size(); ++i) {
-        int holders = 0;
-        for (const Seen& seen : all) {
-          if (!seen.used[i].defined()) continue;
-          ++holders;
-          CHECK(same_bits(seen.used[i], one.used[i]));
-        }
-        if (one.used[i].defined()) CHECK(holders == (sharding == alkn::Sharding::none ? size : 1));
-      }
-    }
-  }
+  for (const int size : {1, 2, 3, 4})
+    same_as<Method>(train<Method>(options, base, type, {size, kNone}, {}), size, options, base,
+                    type);
 }
 
 /// The CUDA kernels of two processes against the CPU's of one.
@@ -217,21 +223,7 @@ void cuda_same_as_one(const typename Method::Options& options, const Base& base,
   const alkn_test::EmulatedTable table;
   const Seen one = train<Method>(options, base, type, {kSize, kNone}, {});
   CHECK(alkn_test::EmulatedTable::num_steps == 0);
-  for (const auto sharding : {alkn::Sharding::state, alkn::Sharding::none}) {
-    std::vector<Seen> all(kSize);
-    threads::run_all(kSize, [&](const std::shared_ptr<threads::ThreadGroup>& group) {
-      all[static_cast<std::size_t>(group->rank())] = train<Method>(
-          options, base, type, {kSize, group->rank()}, {group, sharding}, /*on_cuda=*/true);
-    });
-    for (const Seen& seen : all) {
-      CHECK(seen.reports == one.reports);
-      REQUIRE(seen.weights.size() == one.weights.size());
-      for (std::size_t k = 0; k < one.weights.size(); ++k) {
-        INFO("look " << k);
-        CHECK(same_bits(seen.weights[k], one.weights[k]));
-      }
-    }
-  }
+  same_as<Method>(one, kSize, options, base, type, /*on_cuda=*/true);
   CHECK(alkn_test::EmulatedTable::num_steps >= 2 * kSize * 12);
 }
 

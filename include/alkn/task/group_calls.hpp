@@ -69,14 +69,16 @@ ALKN_COMPILED_INLINE std::uint64_t UnlearnerCore::settings_hash(const std::strin
 /// @param state with call and argument; the rest is filled in
 ALKN_COMPILED_INLINE std::vector<double> UnlearnerCore::meet(CallState& state,
                                                              const std::function<void()>& checks) {
-  const auto here = [&] {
-    checks();  // of step(), a closure that may end the task
-    state.settings = settings_hash(state.asked);
+  const auto note_place = [&] {
     state.task = num_tasks_;
     state.step = task_ ? task_->done : 0;
   };
-  state.task = num_tasks_;
-  state.step = task_ ? task_->done : 0;
+  const auto here = [&] {
+    checks();
+    note_place();  // again: a closure of step() may have ended the task
+    state.settings = settings_hash(state.asked);
+  };
+  note_place();
   return agreement_.meet(state, here, [&] { return settings_lines(state.asked); });
 }
 

@@ -178,8 +178,7 @@ ALKN_COMPILED_INLINE TaskReport UnlearnerCore::end_task(const EndTarget& target)
         "alkn::", settings_.owner, ": expected bounds that are numbers, got ",
         text_of({"forget_bound ", target.forget_bound, " and keep_bound ", target.keep_bound}),
         " (end)");
-    check_range(settings_.owner, "max_lambda", target.max_lambda, Range::open_closed(0, 1e30),
-                "end");
+    check_range(settings_.owner, "max_lambda", target.max_lambda, Range::positive_float(), "end");
     TORCH_CHECK_VALUE(target.iterations >= 1, "alkn::", settings_.owner,
                       ": expected iterations in [1, inf), got ", target.iterations, " (end)");
   };
