@@ -1,103 +1,38 @@
 // `continual --model FOLDER` as a user runs it, on a small random checkpoint.
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <functional>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "alkn/io/model_folder.hpp"
 #include "catch.hpp"
 #include "small_checkpoint.hpp"
+#include "trainer.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 using alkn::io::ModelFolder;
-
-const fs::path& scratch() {
-  static const struct Folder {
-    fs::path path = fs::temp_directory_path() / ("pretrained-e2e-" + std::to_string(::getpid()));
-    Folder() { fs::create_directories(path); }
-    ~Folder() { fs::remove_all(path); }
-    Folder(const Folder&) = delete;
-    Folder& operator=(const Folder&) = delete;
-  } kept;
-  return kept.path;
-}
-
-std::string text_of(const fs::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
-struct Result {
-  int status = 0;
-  std::string output;  ///< of both streams
-
-  [[nodiscard]] bool says(const std::string& text) const {
-    return output.find(text) != std::string::npos;
-  }
-};
+using trainer::folder, trainer::lines_of, trainer::Result, trainer::run, trainer::text_of;
 
 constexpr const char* kFormat = R"( --format 'Question: {question}\nAnswer: {answer}')";
 constexpr const char* kSmall =
     " --tasks 1 --authors-per-task 1 --retain-authors 2 --epochs 2 --batch 8 --threads 1";
 
-Result run(const std::string& arguments) {
-  const fs::path log = scratch() / "log.txt";
-  const std::string command =
-      "'" ALKN_CONTINUAL "' " + arguments + " > '" + log.string() + "' 2>&1";
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, text_of(log)};
-}
-
-std::vector<Json> lines_of(const fs::path& path) {
-  std::ifstream stream(path);
-  std::vector<Json> lines;
-  for (std::string line; std::getline(stream, line);) lines.push_back(Json::parse(line));
-  return lines;
-}
-
-/// Sends a signal to a run once `reached`; its output is in child.txt. Returns the exit status, -1
-/// where the signal ended it.
-int stop(const std::string& arguments, int signal, const std::function<bool()>& reached) {
-  const fs::path log = scratch() / "child.txt";
-  std::ofstream(log) << "";
-  const pid_t child = ::fork();
-  REQUIRE(child >= 0);
-  if (child == 0) {
-    const std::string command =
-        "exec '" ALKN_CONTINUAL "' " + arguments + " > '" + log.string() + "' 2>&1";
-    ::execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
-    ::_exit(127);
-  }
-  int status = 0;
-  while (!reached() && ::waitpid(child, &status, WNOHANG) == 0) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
-  REQUIRE(::kill(child, signal) == 0);
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
 fs::path write_checkpoint(const char* name, std::int64_t context = 512) {
-  return write_small_checkpoint(scratch() / name, context);
+  return write_small_checkpoint(folder() / name, context);
 }
 
-std::string bytes_of(const ModelFolder& folder, const std::string& name) {
-  const auto place = folder.find(name);
+std::string bytes_of(const ModelFolder& model, const std::string& name) {
+  const auto place = model.find(name);
   std::string data(static_cast<std::size_t>(place->array->num_bytes()), ' ');
   place->shard->contents.read(*place->array, data.data());
   return data;
@@ -106,7 +41,7 @@ std::string bytes_of(const ModelFolder& folder, const std::string& name) {
 }  // namespace
 
 TEST_CASE("a checkpoint is taught, unlearned in and written back", "[pretrained]") {
-  const fs::path checkpoint = write_checkpoint("checkpoint"), out = scratch() / "out";
+  const fs::path checkpoint = write_checkpoint("checkpoint"), out = folder() / "out";
   const std::string command = "--model '" + checkpoint.string() + "'" + kFormat + kSmall +
                               " --teach 2 --train 'model\\.(layers\\.1|norm).*' --out '" +
                               out.string() + "'";
@@ -161,7 +96,7 @@ TEST_CASE("blocks that run again leave the same bits", "[pretrained]") {
   const fs::path checkpoint = write_checkpoint("checkpoint");
   std::string models[2];
   for (const int again : {0, 1}) {
-    const fs::path out = scratch() / ("recompute" + std::to_string(again));
+    const fs::path out = folder() / ("recompute" + std::to_string(again));
     const Result result = run("--model '" + checkpoint.string() + "'" + kFormat + kSmall +
                               (again == 1 ? " --recompute" : "") + " --out '" + out.string() + "'");
     INFO(result.output);
@@ -176,7 +111,7 @@ TEST_CASE("teaching ends where the answers are known well enough", "[pretrained]
   const fs::path checkpoint = write_checkpoint("checkpoint");
   const Result result =
       run("--model '" + checkpoint.string() + "'" + kFormat + kSmall +
-          " --teach 5 --teach-until 0.001 --out '" + (scratch() / "until").string() + "'");
+          " --teach 5 --teach-until 0.001 --out '" + (folder() / "until").string() + "'");
   CHECK(result.says("taught 1 of 5 passes"));
   CHECK_FALSE(result.says("taught 2 of 5 passes"));
 }
@@ -185,34 +120,34 @@ TEST_CASE("teaching goes on where Ctrl-C or a kill ended it, to the same bits", 
   const fs::path checkpoint = write_checkpoint("checkpoint");
   const auto arguments = [&](const char* out, const char* more) {
     return "--model '" + checkpoint.string() + "'" + kFormat + kSmall + " --teach 12 --out '" +
-           (scratch() / out).string() + "'" + more;
+           (folder() / out).string() + "'" + more;
   };
   REQUIRE(run(arguments("taught-whole", "")).status == 0);
-  const std::string whole = text_of(scratch() / "taught-whole" / "taught" / "model.safetensors");
+  const std::string whole = text_of(folder() / "taught-whole" / "taught" / "model.safetensors");
   for (const bool killed : {false, true}) {
     const char* out = killed ? "taught-killed" : "taught-cut";
-    const fs::path kept = scratch() / out / "teaching.checkpoint";
-    const int status =
-        stop(arguments(out, killed ? " --save-every 0" : ""), killed ? SIGKILL : SIGINT, [&] {
-          return text_of(scratch() / "child.txt").find("taught 2 of 12") != std::string::npos &&
+    const fs::path kept = folder() / out / "teaching.checkpoint";
+    const int status = trainer::stop(
+        arguments(out, killed ? " --save-every 0" : ""), killed ? SIGKILL : SIGINT, [&] {
+          return text_of(trainer::child_log()).find("taught 2 of 12") != std::string::npos &&
                  (!killed || fs::exists(kept));
         });
     CHECK(status == (killed ? -1 : 130));
     REQUIRE(fs::exists(kept));
-    CHECK_FALSE(fs::exists(scratch() / out / "taught"));
+    CHECK_FALSE(fs::exists(folder() / out / "taught"));
 
     const Result other = run(arguments(out, " --resume --teach-lr 1e-3"));
     CHECK(other.status == 1);
     CHECK(
         other.says("continual: expected --resume with the teaching that was interrupted, lr "
                    "0.0003, got 0.001 (" +
-                   (scratch() / out / "teaching.json").string() + ")\n"));
+                   (folder() / out / "teaching.json").string() + ")\n"));
     const Result resumed = run(arguments(out, " --resume"));
     INFO(resumed.output);
     REQUIRE(resumed.status == 0);
     CHECK_FALSE(resumed.says("taught 1 of 12"));
     CHECK(resumed.says("taught 12 of 12"));
-    CHECK((text_of(scratch() / out / "taught" / "model.safetensors") == whole));
+    CHECK((text_of(folder() / out / "taught" / "model.safetensors") == whole));
     CHECK_FALSE(fs::exists(kept));
   }
 }
@@ -222,7 +157,7 @@ TEST_CASE("micro-batches leave losses and gradients as they are", "[pretrained]"
   for (const std::string method : {"alkn", "npo+retain", "task-vector"}) {
     std::vector<Json> lines[2];
     for (const int small : {0, 1}) {
-      const fs::path out = scratch() / ("micro" + std::to_string(small));
+      const fs::path out = folder() / ("micro" + std::to_string(small));
       const Result result =
           run("--model '" + checkpoint.string() + "'" + kFormat + kSmall + " --method " + method +
               " --lr 1e-3 --out '" + out.string() + "'" + (small == 1 ? " --micro-batch 3" : ""));
@@ -250,17 +185,17 @@ TEST_CASE("a sweep shows what each strength would leave, and changes nothing", "
   const fs::path checkpoint = write_checkpoint("checkpoint");
   const auto arguments = [&](const char* out, const std::string& more) {
     return "--model '" + checkpoint.string() + "'" + kFormat + kSmall + " --lr 3e-3 --out '" +
-           (scratch() / out).string() + "' " + more;
+           (folder() / out).string() + "' " + more;
   };
   const auto request = [&](const char* out) {
-    return lines_of(scratch() / out / "metrics.jsonl").back();
+    return lines_of(folder() / out / "metrics.jsonl").back();
   };
   REQUIRE(run(arguments("plain", "--lambda 2")).status == 0);
   const Result swept = run(arguments("swept", "--lambda 2 --sweep 0.5,2,4"));
   INFO(swept.output);
   REQUIRE(swept.status == 0);
-  CHECK((text_of(scratch() / "plain" / "model" / "model.safetensors") ==
-         text_of(scratch() / "swept" / "model" / "model.safetensors")));
+  CHECK((text_of(folder() / "plain" / "model" / "model.safetensors") ==
+         text_of(folder() / "swept" / "model" / "model.safetensors")));
   const Json sweep = request("swept")["sweep"];
   REQUIRE(sweep.size() == 3);
   CHECK(sweep[0]["lambda"] == 0.5);
@@ -291,11 +226,11 @@ TEST_CASE("a sweep shows what each strength would leave, and changes nothing", "
   CHECK(ascent.status == 1);
   CHECK(ascent.output ==
         "continual: expected a method that negates, got gradient-ascent (--sweep)\n");
-  CHECK_FALSE(fs::exists(scratch() / "ascent"));
+  CHECK_FALSE(fs::exists(folder() / "ascent"));
 }
 
 TEST_CASE("a run says what its numbers cannot: few steps, and how long one takes", "[pretrained]") {
-  const fs::path checkpoint = write_checkpoint("checkpoint"), out = scratch() / "warned";
+  const fs::path checkpoint = write_checkpoint("checkpoint"), out = folder() / "warned";
   const Result result = run("--model '" + checkpoint.string() + "'" + kFormat + kSmall +
                             " --out '" + out.string() + "'");
   REQUIRE(result.status == 0);
@@ -315,7 +250,7 @@ TEST_CASE("a run says what its numbers cannot: few steps, and how long one takes
   CHECK(result.says("general facts"));
   std::istringstream lines(result.output);
   for (std::string line; std::getline(lines, line);) {
-    const bool table = line.find("continual: ") != 0 && line.find(scratch().string()) > line.size();
+    const bool table = line.find("continual: ") != 0 && line.find(folder().string()) > line.size();
     if (table) CHECK(line.size() <= 100);
   }
 }
@@ -330,7 +265,7 @@ TEST_CASE("the paper's strengths for real models have names", "[pretrained]") {
   for (const auto& [preset, lr, epochs, batch] :
        {Expected{"paper", 3e-5, 5, 32}, Expected{"paper-news", 3e-6, 2, 6},
         Expected{"paper-books", 3e-6, 10, 6}}) {
-    const fs::path out = scratch() / preset;
+    const fs::path out = folder() / preset;
     const Result result =
         run("--model '" + checkpoint.string() + "'" + kFormat +
             " --tasks 1 --authors-per-task 1 --retain-authors 2 --threads 1 --preset " + preset +
@@ -348,7 +283,7 @@ TEST_CASE("the paper's strengths for real models have names", "[pretrained]") {
 }
 
 TEST_CASE("a dry run plans, and writes no model", "[pretrained]") {
-  const fs::path checkpoint = write_checkpoint("checkpoint"), out = scratch() / "dry";
+  const fs::path checkpoint = write_checkpoint("checkpoint"), out = folder() / "dry";
   const Result result = run("--model '" + checkpoint.string() + "'" + kFormat + kSmall +
                             " --teach 2 --dry-run --out '" + out.string() + "'");
   CHECK(result.status == 0);
@@ -360,7 +295,7 @@ TEST_CASE("a dry run plans, and writes no model", "[pretrained]") {
 }
 
 TEST_CASE("bfloat16 weights are trained and written in the file's type", "[pretrained]") {
-  const fs::path checkpoint = write_checkpoint("checkpoint"), out = scratch() / "narrow";
+  const fs::path checkpoint = write_checkpoint("checkpoint"), out = folder() / "narrow";
   const Result result = run("--model '" + checkpoint.string() + "'" + kFormat + kSmall +
                             " --dtype bfloat16 --lr 0.01 --out '" + out.string() + "'");
   INFO(result.output);
@@ -372,7 +307,7 @@ TEST_CASE("bfloat16 weights are trained and written in the file's type", "[pretr
 }
 
 TEST_CASE("what does not fit is said before anything is written", "[pretrained]") {
-  const fs::path checkpoint = write_checkpoint("checkpoint"), out = scratch() / "errors";
+  const fs::path checkpoint = write_checkpoint("checkpoint"), out = folder() / "errors";
   const auto error = [&](const fs::path& folder, const std::string& more) {
     const Result result =
         run("--model '" + folder.string() + "'" + kSmall + " --out '" + out.string() + "'" + more);
@@ -388,8 +323,8 @@ TEST_CASE("what does not fit is said before anything is written", "[pretrained]"
   CHECK(error(write_checkpoint("short", 40), kFormat)
             .find("continual: expected a prompt shorter than the context of 40 tokens") !=
         std::string::npos);
-  CHECK(error(scratch() / "none", kFormat) ==
-        "alkn::io::ModelFolder: expected a folder, got none (" + (scratch() / "none").string() +
+  CHECK(error(folder() / "none", kFormat) ==
+        "alkn::io::ModelFolder: expected a folder, got none (" + (folder() / "none").string() +
             ")\n");
   const fs::path narrow = write_checkpoint("narrow-embedding");
   Json config = Json::parse(text_of(narrow / "config.json"));

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -42,6 +43,10 @@ inline std::string text_of(const fs::path& path) {
 struct Result {
   int status = 0;
   std::string output;  ///< of both streams
+
+  [[nodiscard]] bool says(const std::string& text) const {
+    return output.find(text) != std::string::npos;
+  }
 };
 
 inline Result run(const std::string& arguments, const std::string& before = "") {
@@ -61,29 +66,38 @@ inline std::vector<Json> lines_of(const fs::path& path) {
   return lines;
 }
 
+/// Where the output of a program goes that was started and not waited for.
+inline fs::path child_log() { return folder() / "child.txt"; }
+
 /// Starts the program, without waiting for it. Returns its process number.
 inline pid_t start(const std::string& arguments) {
+  std::ofstream(child_log()) << "";  // nothing of the one before
   const pid_t child = ::fork();
   REQUIRE(child >= 0);
   if (child == 0) {
-    const std::string command = "exec '" ALKN_CONTINUAL "' " + arguments + " > '" +
-                                (folder() / "log.txt").string() + ".child' 2>&1";
+    const std::string command =
+        "exec '" ALKN_CONTINUAL "' " + arguments + " > '" + child_log().string() + "' 2>&1";
     ::execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
     ::_exit(127);
   }
   return child;
 }
 
-/// Ctrl-C once `metrics` has so many lines. Returns the exit status.
-inline int interrupt(const std::string& arguments, const fs::path& metrics, std::size_t lines) {
+/// A signal to a run once `reached`. Returns the exit status, -1 where the signal ended it.
+inline int stop(const std::string& arguments, int signal, const std::function<bool()>& reached) {
   const pid_t child = start(arguments);
   int status = 0;
-  while (lines_of(metrics).size() < lines && ::waitpid(child, &status, WNOHANG) == 0) {
+  while (!reached() && ::waitpid(child, &status, WNOHANG) == 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
-  REQUIRE(::kill(child, SIGINT) == 0);
+  REQUIRE(::kill(child, signal) == 0);
   REQUIRE(::waitpid(child, &status, 0) == child);
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/// Ctrl-C once `metrics` has so many lines. Returns the exit status.
+inline int interrupt(const std::string& arguments, const fs::path& metrics, std::size_t lines) {
+  return stop(arguments, SIGINT, [&] { return lines_of(metrics).size() >= lines; });
 }
 
 /// The smallest world: made up in moments, and no model learns anything in it.
