@@ -50,7 +50,7 @@ struct Target {
   std::function<double(std::int64_t task)> judge = {};
   double max_lambda = alkn::EndTarget().max_lambda;
   int iterations = alkn::EndTarget().iterations;  ///< strengths that are tried
-  bool each_step = false;  ///< the others ask after each step past the warm-up, not after passes
+  bool each_step = false;  ///< the others ask after each step, not after each pass
 };
 
 /// What a run works with.

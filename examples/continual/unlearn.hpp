@@ -184,13 +184,14 @@ class Unlearning {
     return answer_probability(run_.model, request.forget, team_);
   }
 
-  /// Whether a method that ends with what it has trained may stop after so many steps.
+  /// Whether a method that ends with what it has trained may stop after so many steps. A task takes
+  /// one at least.
   [[nodiscard]] bool fulfilled([[maybe_unused]] std::int64_t steps,
                                [[maybe_unused]] std::int64_t per_epoch) const {
     if constexpr (Method::kNegates) {
       return false;
     } else {
-      if (!run_.target || steps < per_epoch) return false;  // the warm-up is a pass
+      if (!run_.target || steps == 0) return false;
       if (!run_.target->each_step && steps % per_epoch != 0) return false;
       return judged(unlearner_.num_tasks()) <= run_.target->bound;
     }

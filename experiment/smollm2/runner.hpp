@@ -130,6 +130,7 @@ class SeedRun {
     all["lr"] = arm.lr;
     all["retain_weight"] = arm.retain_weight;
     all["max_lambda"] = arm.max_lambda;
+    if (arm.max_lambda == 0) all["target_asked"] = "after each step";
     return all;
   }
   [[nodiscard]] std::int64_t epochs(const Arm& arm) const {
@@ -180,7 +181,7 @@ class SeedRun {
       aim.max_lambda = arm.max_lambda;
       constexpr int kCandidates = 6;
       aim.iterations = kCandidates;
-      run.sweep = {arm.max_lambda / 4, arm.max_lambda / 2, arm.max_lambda};
+      run.sweep = arm.sweep;
       run.look = [&](std::int64_t task) {
         const Json seen = measure_.knowledge(static_cast<std::size_t>(task) + 1);
         continual::Probabilities looked;

@@ -253,7 +253,7 @@ def page(runs):
         f"({config['judged']} pairs judge it). Methods that negate search their λ from one fine-tuning" +
         (f" of {first.passes(True)} passes" if first.passes(True) else "") +
         f" in batches of {config['batch']} (`task.end(EndTarget)`); the others have no λ and train until the target is "
-        "met, asked after each step past the first pass" +
+        "met, asked after each step" +
         (f", {first.passes(False)} passes at most" if first.passes(False) else "") +
         ". So methods are compared at equal forgetting, request by request; later requests change earlier ones further."))
     lines.append(paragraph(

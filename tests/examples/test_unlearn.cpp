@@ -57,7 +57,7 @@ struct Steps {
     run.target->each_step = each_step;
     run.target->judge = [this](std::int64_t task) {
       judged.push_back(task);
-      return taken % needed == 0 ? 0.25 : 0.75;
+      return needed == 0 || taken % needed == 0 ? 0.25 : 0.75;
     };
     run.before_step = [this] {
       if (++taken == interrupt_after) continual::detail::interrupt_flag = 1;
@@ -111,17 +111,18 @@ struct World {
 
 }  // namespace
 
-TEST_CASE("a method without a strength stops at the target, past the warm-up", "[unlearn]") {
+TEST_CASE("a method without a strength stops at the target, if need be after one step",
+          "[unlearn]") {
   const Folder folder;
-  World each, passes, never;
-  Steps steps, whole, all;
+  World each, passes, never, nothing;
+  Steps steps, whole, all, none;
   const auto rows = each.unlearn_until(steps, "npo+retain", folder.path / "each", true);
   REQUIRE(rows);
   CHECK((*rows)[0].steps == 6);
   CHECK((*rows)[1].steps == 6);  // of its own
   CHECK((*rows)[0].target_met == true);
-  // After four, five and six steps, and once at the end.
-  CHECK(steps.judged == std::vector<std::int64_t>{0, 0, 0, 0, 1, 1, 1, 1});
+  // After each of the six steps, and once at the end.
+  CHECK(steps.judged == std::vector<std::int64_t>{0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1});
 
   whole.needed = 8;
   const auto after = passes.unlearn_until(whole, "npo+retain", folder.path / "passes", false);
@@ -134,6 +135,12 @@ TEST_CASE("a method without a strength stops at the target, past the warm-up", "
   REQUIRE(missed);
   CHECK((*missed)[0].steps == 20);
   CHECK((*missed)[0].target_met == false);
+
+  none.needed = 0;  // forgotten by what was unlearned before
+  const auto spared = nothing.unlearn_until(none, "npo+retain", folder.path / "nothing", true);
+  REQUIRE(spared);
+  CHECK((*spared)[0].steps == 1);
+  CHECK((*spared)[1].steps == 1);
 }
 
 TEST_CASE("an interruption at the step that meets the target takes no other", "[unlearn]") {

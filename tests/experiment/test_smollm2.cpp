@@ -178,19 +178,18 @@ TEST_CASE("every method leaves its results, and a killed run the same ones", "[s
 }
 
 TEST_CASE("a method without a strength trains until the target is met", "[smollm2]") {
-  const std::string arms =
-      "--requests 1 --arms npo+retain gradient-ascent+retain --most-epochs 40 ";
-  const Result met = run("met", arms + "--targets 0.02");
+  // The first is below what was taught, the second above it.
+  const Result met =
+      run("met", "--requests 1 --arms npo+retain --most-epochs 40 --targets 0.0095 0.02");
   INFO(met.output);
   REQUIRE(met.status == 0);
-  for (const char* name : {"npo+retain-to0.02", "gradient-ascent+retain-to0.02"}) {
-    const Json request = result("met", name)["requests"][0];
-    INFO(name << request.dump(1));
-    CHECK(request["target_met"] == true);
-    CHECK(request["request"] <= 0.02);
-    CHECK(request["steps"] >= 2);  // a pass, the warm-up
-    CHECK(request["steps"] < 80);
-  }
+  const Json trained = result("met", "npo+retain-to0.0095")["requests"][0];
+  INFO(trained.dump(1));
+  CHECK(trained["target_met"] == true);
+  CHECK(trained["request"] <= 0.0095);
+  CHECK(trained["steps"] > 1);
+  CHECK(trained["steps"] < 80);
+  CHECK(result("met", "npo+retain-to0.02")["requests"][0]["steps"] == 1);
 }
 
 TEST_CASE("results of other settings are not mixed", "[smollm2]") {
