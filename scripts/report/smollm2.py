@@ -125,9 +125,15 @@ class Table:
             if abs(left[0] - left[1]) > FAR:
                 open_.append(f"{claim} (they left {short(left[0])} and {short(left[1])} of a request{after}: no comparison)")
                 continue
-            a, b = self.unseen(better, both), self.unseen(worse, both)
-            text = f"{claim} ({short(a)} and {short(b)}{after})"
-            (fails if a < b - SMALL or (abs(a - b) < SMALL and "as much" not in claim) else holds).append(text)
+            def holds_after(count):
+                a, b = self.unseen(better, count), self.unseen(worse, count)
+                return a >= b - SMALL and (abs(a - b) >= SMALL or "as much" in claim), f"{short(a)} and {short(b)}"
+
+            held, numbers = holds_after(both)
+            if not held and both > 1 and abs(self.left(better, 1) - self.left(worse, 1)) <= FAR:
+                held_first, first = holds_after(1)
+                numbers += f"; it did after 1 request, {first}" if held_first else ""
+            (holds if held else fails).append(f"{claim} ({numbers}{after})")
         return holds, fails, open_
 
     def finals(self):
@@ -199,7 +205,7 @@ class Table:
         return rows
 
 
-def top(first):
+def top(first, others):
     """Two sentences, and what they stand on."""
     holds, fails, open_ = first.verdict()
     most = max((first.answered(name) for name in first.arms), default=0)
@@ -211,6 +217,10 @@ def top(first):
     lines = [paragraph(text)]
     if open_:
         lines.append(paragraph("Not known: " + listed(open_) + "."))
+    for other in others:
+        holds, fails, open_ = other.verdict()
+        lines.append(paragraph(f"At {other.pairs} pairs an author{other.aim} this holds: {listed(holds)}. This does not: "
+                               f"{listed(fails)}." + (f" Not known: {listed(open_)}." if open_ else "")))
     return lines
 
 
@@ -226,7 +236,7 @@ def page(runs):
     taught = first.models["taught"][0]["teaching"]
     machine = next((run["machine"] for run in runs if "machine" in run), "one machine")
     lines = ["# Results on a real model\n", "<!-- written by scripts/report/smollm2.py from results_smollm2/ -->\n"]
-    lines += top(first)
+    lines += top(first, [t for t in tables if t is not first and not t.missing])
     state = []
     for t in tables:
         begun = len(t.arms) - len(t.whole)

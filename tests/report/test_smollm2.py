@@ -49,7 +49,7 @@ class Page(unittest.TestCase):
         self.assertIn("A partial table: 3 of 6 methods have answered 1 of 1 request and 0 have begun,", text)
         self.assertIn("Not finished: reference, task-vector, gradient-ascent+retain.", text)
         self.assertIn("one fine-tuning of 2 passes in batches of 8", text)
-        self.assertIn("past the first pass, 6 passes at most.", text)
+        self.assertIn("asked after each step, 6 passes at most.", text)
         self.assertNotIn("Ended above the target", text)
         self.assertIn("| conflict | .40 | .80 | .60 | .75 | .50 | .50 | .40 | .40 → .70 |", text)
         self.assertIn("| conflict | 1 | 10 | 3.25 | .40 |  | .80 | .60 |", text)
@@ -89,6 +89,25 @@ class Page(unittest.TestCase):
         self.assertIn("Nothing of [the small model's ranking](results.md) is confirmed or refuted", text)
         self.assertIn("ALKN, conflict (they left .52 and .40 of a request: no comparison)", text)
         self.assertIn("Ended above the target: npo+retain after request 1.", text)
+
+    def test_what_held_after_the_first_request_alone(self):
+        runs = [model("taught", 2), arm("conflict", .6, answered=2, tasks=2), arm("npo+retain", .5, answered=2, tasks=2)]
+        runs[2]["requests"][0]["unseen"] = .8
+        self.assertIn("This does not: NPO + retain keeps more of the unseen than ALKN, conflict (.50 and .60; it did after "
+                      "1 request, .80 and .60).", smollm2.page(runs).replace("\n", " "))
+        runs[2]["requests"][0]["request"] = .3
+        runs[2]["requests"][1]["request"] = .5
+        self.assertIn("ALKN, conflict (.50 and .60).", smollm2.page(runs).replace("\n", " "))
+
+    def test_another_target_that_all_methods_have_come_to(self):
+        runs = [model("taught"), *(arm(name, .6) for name in smollm2.ORDER)]
+        other = [arm(name, .7 if name == "conflict" else .6) for name in smollm2.ORDER]
+        for run in other:
+            run["config"]["target"] = .2
+        text = smollm2.page(runs + other).replace("\n", " ")
+        self.assertIn("At 10 pairs an author and a target of .20 this holds: ALKN, conflict keeps more than ALKN, reference "
+                      "(.70 and .60);", text)
+        self.assertNotIn("an author and a target of .20 this", smollm2.page(runs + other[:-1]).replace("\n", " "))
 
     def test_a_taught_model_alone(self):
         text = smollm2.page([model("taught")]).replace("\n", " ")
