@@ -2,18 +2,20 @@
 # preset.
 #
 #   make demo              train a small model, then make it forget, method by method;
-#                          MODEL=smollm2: teach that model, then make it forget (half an hour)
+#                          MODEL=smollm2: teach that model, then make it forget (10 minutes)
 #   make model             put SmolLM2-135M-Instruct into models/smollm2-135m (93 MB to download)
 #   make test-model        run transformers beside the models of examples/models (5 GB to download)
 #   make experiment        compare all methods at equal forgetting, QUICK=1: a trial of a minute;
-#                          MODEL=smollm2: on that model (two hours; TOFU's folder: ARGS="--data FOLDER")
+#                          MODEL=smollm2: on that model (two hours; TOFU's folder: ARGS="--data FOLDER");
+#                          what is finished is kept, the same command goes on
 #   make test              build and run all tests
 #   make bench             build and run the benchmarks; QUICK=1: the main table, in a minute
 #   make bench-model       an iteration on SmolLM2 beside transformers, into docs/benchmarks.md (5 GB to download)
 #   make torture            kill the trainer 200 times, resume it, compare the bits (half an hour)
 #   make golden FILES=...  check golden vectors that the oracle wrote
 #   make tofu_metrics      build the metrics of TOFU's evaluation logs
-#   make report            draw the report of an experiment, RESULTS=FOLDER
+#   make report            draw the report of an experiment, RESULTS=FOLDER;
+#                          MODEL=smollm2: a page, build/experiment-smollm2/results.md
 #   make results           write docs/results.md; RESULTS=FOLDER: of that experiment, kept in docs/results;
 #                          MODEL=smollm2: docs/results_smollm2.md
 #   make cuda              compile the CUDA kernels and test them without a GPU; a line for each
@@ -22,11 +24,10 @@
 #   make lint              clang-tidy over the headers
 #
 # PRESET=clang and so on choose another preset; JOBS=n another number of parallel compilers;
-# ARGS=... goes to the program of `demo`, `experiment`,
-# `bench` and `report`.
+# ARGS=... goes to the program of `demo`, `experiment`, `bench`, `bench-model`, `torture` and `report`.
 PRESET ?= release
 JOBS ?= $(shell nproc)
-RESULTS ?= build/experiment$(if $(QUICK),-quick)
+RESULTS ?= build/experiment$(if $(filter smollm2,$(MODEL)),-smollm2/results,$(if $(QUICK),-quick))
 BUILD := build/$(PRESET)
 
 .PHONY: help setup dev-setup configure demo model test-model experiment test bench bench-model torture golden tofu_metrics \
@@ -105,10 +106,13 @@ tofu_metrics: configure
 	@echo "built build/bin/tofu_metrics"
 
 report:
-	@scripts/report/run $(RESULTS) $(ARGS)
+	@$(if $(filter smollm2,$(MODEL)),$(SMOLLM2_PAGE) $(RESULTS) build/experiment-smollm2/results.md,\
+	  scripts/report/run $(RESULTS) $(ARGS))
 
 results:
-	@$(if $(filter smollm2,$(MODEL)),python3 scripts/report/smollm2.py docs/results_smollm2 docs/results_smollm2.md,$(SMALL_RESULTS))
+	@$(if $(filter smollm2,$(MODEL)),$(SMOLLM2_PAGE) docs/results_smollm2 docs/results_smollm2.md,$(SMALL_RESULTS))
+
+SMOLLM2_PAGE = python3 scripts/report/smollm2.py
 
 SMALL_RESULTS = $(if $(filter file,$(origin RESULTS)),,scripts/report/run $(RESULTS) --keep docs/results &&) \
   scripts/report/run docs/results --docs docs/results.md

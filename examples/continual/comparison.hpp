@@ -130,7 +130,10 @@ class Comparison {
               if (!team_.first()) return;
               fmt::print(stderr, "continual: warning: {}: {}\n", method.title, warning);
             }};
-    if (settings_.forget_until) run.target = Target{*settings_.forget_until};
+    if (settings_.forget_until) {
+      run.target = Target{*settings_.forget_until};
+      run.target->max_lambda = settings_.lambda.value_or(run.target->max_lambda);
+    }
     run.sweep = settings_.sweep;
     if (details) {
       fmt::print("\n{}: lr {:g}, {} epochs, batch {}\n", method.title, strength.lr, strength.epochs,

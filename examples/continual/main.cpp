@@ -98,7 +98,9 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(CLI::Range(2, 1'000'000))
       ->capture_default_str();
   app.add_option("--lr", s.lr, "learning rate of the unlearning")->check(cli::finite());
-  app.add_option("--lambda", s.lambda, "strength of the negation")->check(cli::finite());
+  app.add_option("--lambda", s.lambda,
+                 "strength of the negation; with --forget-until the largest that is tried (10)")
+      ->check(cli::finite());
   app.add_option("--epochs", s.epochs, "passes over a request")->check(at_least_one);
   app.add_option("--batch", s.batch, "samples in a batch")->check(at_least_one);
   app.add_option("--retain-weight", s.retain_weight, "of the retain loss; 0: none")
@@ -171,6 +173,10 @@ void check_checkpoint(const std::filesystem::path& path, const Team& team) {
 
 /// Strengths are of methods that negate.
 void check_strengths(const Settings& settings) {
+  if (settings.forget_until && settings.lambda.value_or(1) <= 0) {
+    data_error("a largest lambda above 0 with --forget-until", fmt::format("{}", *settings.lambda),
+               "--lambda");
+  }
   if (settings.sweep.empty()) return;
   for (const MethodEntry& method : methods()) {
     if (method.strength.lambda == 0 && settings.method == method.name) {

@@ -19,7 +19,7 @@ struct Settings {
   std::filesystem::path model = "models/smollm2-135m";
   std::filesystem::path data;  ///< TOFU's folder; empty: authors are made up
   std::filesystem::path out = "build/experiment-smollm2";
-  std::filesystem::path results = "docs/results_smollm2";
+  std::filesystem::path results = "build/experiment-smollm2/results";
   std::string format = "Question: {question}\\nAnswer: {answer}";
   std::int64_t tasks = 5, authors_per_task = 4, shown = 6, unseen = 14;
   std::int64_t pairs = 10;  ///< of each author's twenty

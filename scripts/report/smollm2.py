@@ -189,6 +189,18 @@ class Table:
         return max((run["config"]["epochs"] for found in self.arms.values() for run in found
                     if (run["config"]["max_lambda"] > 0) == negates), default=None)
 
+    def rates(self):
+        by_rate = {}
+        for found in self.arms.values():
+            by_rate.setdefault(found[0]["config"]["lr"], []).append(found[0]["title"])
+        return ", ".join(f"{rate:.1e} ({'; '.join(titles)})".replace(".0e", "e").replace("e-0", "e-")
+                         for rate, titles in sorted(by_rate.items())) or "none yet"
+
+    def spared(self):
+        """Whether a request found the model there already."""
+        return any(request.get("lambda") == 0 or request["steps"] == 1
+                   for found in self.arms.values() for run in found for request in run["requests"])
+
     def sweep_rows(self):
         return [[found[0]["title"] if i == 0 else "", short(row["lambda"])] +
                 [cell(found, "sweep", i, key) for key in ("request", "shown", "unseen")]
@@ -247,8 +259,9 @@ def page(runs):
     lines.append(paragraph(
         f"{'A partial table' if partial else 'State'}: {'; '.join(state)}. "
         f"{'What is finished is kept in `docs/results_smollm2`; a later run goes on. ' if partial else ''}"
-        "`make experiment MODEL=smollm2 ARGS=\"--data TOFU\"` runs what is missing, and "
-        "`make results MODEL=smollm2` writes this page."))
+        "`make experiment MODEL=smollm2 ARGS=\"--data TOFU\"` runs all of it, and `make report MODEL=smollm2` writes such a "
+        "page; with `--results docs/results_smollm2` among ARGS it goes on from the numbers here, where the machine teaches "
+        "the same bits, and `make results MODEL=smollm2` writes this page."))
     lines.append("## What was measured\n")
     lines.append(paragraph(
         f"SmolLM2-135M-Instruct is taught {config['tasks'] * config['authors_per_task'] + config['authors_kept']} of "
@@ -265,7 +278,8 @@ def page(runs):
         f" in batches of {config['batch']} (`task.end(EndTarget)`); the others have no λ and train until the target is "
         "met, asked after each step" +
         (f", {first.passes(False)} passes at most" if first.passes(False) else "") +
-        ". So methods are compared at equal forgetting, request by request; later requests change earlier ones further."))
+        ". So methods are compared at equal forgetting, request by request; later requests change earlier ones further. "
+        f"Learning rates, not tuned alike: {first.rates()}."))
     lines.append(paragraph(
         f"Each set is a fixed one of {config['asked']} questions ({2 * config['asked']} forgotten ones, "
         f"{config['told']} for truth ratios, {config['generated']} answered freely): one question is "
@@ -295,6 +309,9 @@ def page(runs):
         if not t.arms:
             continue
         lines.append("### Request by request\n")
+        if t.spared():
+            lines.append(paragraph("A λ of .00, or one step (at a rate of 0): the requests before had made the model forget "
+                                   "this one as well, and nothing was changed for it."))
         lines.append(table(["", "request", "steps", "λ", "this request", "earlier ones", "shown", "unseen", "real authors",
                             "world facts", "weights trained", "seconds"], t.request_rows()))
         if t.sweep_rows():

@@ -219,6 +219,17 @@ TEST_CASE("a sweep shows what each strength would leave, and changes nothing", "
   CHECK(request("target")["lambda"].get<double>() < 2);
   CHECK(target.says(": the smallest that forgets enough\n"));
 
+  const Result bounded = run(arguments("bounded", "--forget-until 1e-12 --lambda 0.25"));
+  INFO(bounded.output);
+  CHECK(request("bounded")["target_met"] == false);
+  CHECK(request("bounded")["lambda"] == 0.25);
+
+  const Result none = run(arguments("none", "--forget-until 0.1 --lambda 0"));
+  CHECK(none.status == 1);
+  CHECK(none.output ==
+        "continual: expected a largest lambda above 0 with --forget-until, got 0 (--lambda)\n");
+  CHECK_FALSE(fs::exists(folder() / "none"));
+
   const Result guarded = run(arguments("guarded", "--forget-until 1e-12 --guard 1e-4"));
   CHECK(request("guarded")["target_met"] == false);
   CHECK(guarded.says(": none within the bounds forgets enough\n"));

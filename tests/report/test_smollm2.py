@@ -30,7 +30,8 @@ def arm(name, unseen, seed=1, answered=1, tasks=1):
     request = {"request": .4, "shown": .8, "unseen": unseen, "fraction_trained": .5, "steps": 10, "target_met": True,
                "seconds": 100, "measuring_seconds": 10, "real_authors": {"accuracy": .75},
                "world_facts": {"accuracy": .5}, **({"lambda": 3.25} if negates else {})}
-    config = {**CONFIG, "tasks": tasks, "target": .4, "epochs": 2 if negates else 6, "max_lambda": 12 if negates else 0}
+    config = {**CONFIG, "tasks": tasks, "target": .4, "lr": 3e-5 if negates else 1e-4, "epochs": 2 if negates else 6,
+              "max_lambda": 12 if negates else 0}
     run = {"name": name, "title": name, "seed": seed, "config": config,
            "requests": [copy.deepcopy(request) for _ in range(answered)],
            "finals": [{**copy.deepcopy(FINAL), "requests": answered, "unseen": unseen}], "peak_mib": 5000, "load": 3.5}
@@ -50,7 +51,9 @@ class Page(unittest.TestCase):
         self.assertIn("Not finished: reference, task-vector, gradient-ascent+retain.", text)
         self.assertIn("one fine-tuning of 2 passes in batches of 8", text)
         self.assertIn("asked after each step, 6 passes at most.", text)
+        self.assertIn("not tuned alike: 3e-5 (conflict; paper), 1e-4 (npo+retain).", text)
         self.assertNotIn("Ended above the target", text)
+        self.assertNotIn("nothing was changed for it", text)
         self.assertIn("| conflict | .40 | .80 | .60 | .75 | .50 | .50 | .40 | .40 → .70 |", text)
         self.assertIn("| conflict | 1 | 10 | 3.25 | .40 |  | .80 | .60 |", text)
         self.assertIn("| conflict | 100 | 10 | 5000 | 3.5 |", text)
@@ -108,6 +111,11 @@ class Page(unittest.TestCase):
         self.assertIn("At 10 pairs an author and a target of .20 this holds: ALKN, conflict keeps more than ALKN, reference "
                       "(.70 and .60);", text)
         self.assertNotIn("an author and a target of .20 this", smollm2.page(runs + other[:-1]).replace("\n", " "))
+
+    def test_a_request_that_was_forgotten_already(self):
+        runs = [model("taught"), arm("conflict", .6), arm("npo+retain", .75)]
+        runs[1]["requests"][0]["lambda"] = 0
+        self.assertIn("nothing was changed for it", smollm2.page(runs).replace("\n", " "))
 
     def test_a_taught_model_alone(self):
         text = smollm2.page([model("taught")]).replace("\n", " ")
