@@ -238,7 +238,7 @@ def top(first, others):
 
 def page(runs):
     tables = sorted({(run["config"]["pairs_per_author"], run["config"]["target"])
-                     for run in runs if "target" in run["config"]}, key=lambda key: (-key[0], -key[1]))
+                     for run in runs if "target" in run["config"]}, key=lambda key: (-key[0], key[1]))
     if not runs:
         raise ValueError("no results")
     tables = tables or [(runs[0]["config"]["pairs_per_author"], None)]  # a taught model, no method yet

@@ -106,11 +106,11 @@ class Page(unittest.TestCase):
         runs = [model("taught"), *(arm(name, .6) for name in smollm2.ORDER)]
         other = [arm(name, .7 if name == "conflict" else .6) for name in smollm2.ORDER]
         for run in other:
-            run["config"]["target"] = .2
+            run["config"]["target"] = .6
         text = smollm2.page(runs + other).replace("\n", " ")
-        self.assertIn("At 10 pairs an author and a target of .20 this holds: ALKN, conflict keeps more than ALKN, reference "
+        self.assertIn("At 10 pairs an author and a target of .60 this holds: ALKN, conflict keeps more than ALKN, reference "
                       "(.70 and .60);", text)
-        self.assertNotIn("an author and a target of .20 this", smollm2.page(runs + other[:-1]).replace("\n", " "))
+        self.assertNotIn("an author and a target of .60 this", smollm2.page(runs + other[:-1]).replace("\n", " "))
 
     def test_a_request_that_was_forgotten_already(self):
         runs = [model("taught"), arm("conflict", .6), arm("npo+retain", .75)]
