@@ -111,6 +111,11 @@ class Table:
     def unseen(self, name, requests):
         return mean([run["requests"][requests - 1]["unseen"] for run in self.arms[name]])
 
+    def holds(self, better, worse, claim, requests):
+        """Whether it does after so many requests, and the two numbers."""
+        a, b = self.unseen(better, requests), self.unseen(worse, requests)
+        return a >= b - SMALL and (abs(a - b) >= SMALL or "as much" in claim), f"{short(a)} and {short(b)}"
+
     def verdict(self):
         """What of the small model's ranking holds, what does not, and what is not known."""
         holds, fails, open_ = [], [], []
@@ -125,13 +130,9 @@ class Table:
             if abs(left[0] - left[1]) > FAR:
                 open_.append(f"{claim} (they left {short(left[0])} and {short(left[1])} of a request{after}: no comparison)")
                 continue
-            def holds_after(count):
-                a, b = self.unseen(better, count), self.unseen(worse, count)
-                return a >= b - SMALL and (abs(a - b) >= SMALL or "as much" in claim), f"{short(a)} and {short(b)}"
-
-            held, numbers = holds_after(both)
+            held, numbers = self.holds(better, worse, claim, both)
             if not held and both > 1 and abs(self.left(better, 1) - self.left(worse, 1)) <= FAR:
-                held_first, first = holds_after(1)
+                held_first, first = self.holds(better, worse, claim, 1)
                 numbers += f"; it did after 1 request, {first}" if held_first else ""
             (holds if held else fails).append(f"{claim} ({numbers}{after})")
         return holds, fails, open_
@@ -217,13 +218,17 @@ class Table:
         return rows
 
 
+def said(holds, fails):
+    return f"this holds: {listed(holds)}. This does not: {listed(fails)}."
+
+
 def top(first, others):
     """Two sentences, and what they stand on."""
     holds, fails, open_ = first.verdict()
     most = max((first.answered(name) for name in first.arms), default=0)
     after = f", after {most} of {first.requests} requests," if 0 < most < first.requests else ""
-    text = (f"On SmolLM2-135M{after or ','} of the ranking that [the small model](results.md) gives, this holds: "
-            f"{listed(holds)}. This does not: {listed(fails)}.")
+    text = (f"On SmolLM2-135M{after or ','} of the ranking that [the small model](results.md) gives, "
+            f"{said(holds, fails)}")
     if not holds and not fails:
         text = "Nothing of [the small model's ranking](results.md) is confirmed or refuted on SmolLM2-135M yet."
     lines = [paragraph(text)]
@@ -231,8 +236,8 @@ def top(first, others):
         lines.append(paragraph("Not known: " + listed(open_) + "."))
     for other in others:
         holds, fails, open_ = other.verdict()
-        lines.append(paragraph(f"At {other.pairs} pairs an author{other.aim} this holds: {listed(holds)}. This does not: "
-                               f"{listed(fails)}." + (f" Not known: {listed(open_)}." if open_ else "")))
+        lines.append(paragraph(f"At {other.pairs} pairs an author{other.aim} {said(holds, fails)}" +
+                               (f" Not known: {listed(open_)}." if open_ else "")))
     return lines
 
 

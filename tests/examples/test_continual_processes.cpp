@@ -63,8 +63,7 @@ int disturb(const std::string& command, const std::string& out, std::ptrdiff_t l
   const pid_t parent = ::fork();
   REQUIRE(parent >= 0);
   if (parent == 0) {
-    const std::string line =
-        "exec " + command + " > '" + (folder() / "child.txt").string() + "' 2>&1";
+    const std::string line = "exec " + command + " > '" + trainer::child_log().string() + "' 2>&1";
     ::execl("/bin/sh", "sh", "-c", line.c_str(), nullptr);
     ::_exit(127);
   }
@@ -186,7 +185,7 @@ TEST_CASE("killed in the middle, the other one goes, and the run goes on", "[pro
       disturb(kProgram + small("killed", "--processes 2"), "killed", kInSecond, to_one(SIGKILL));
   CHECK(code == 128 + SIGKILL);
   CHECK(std::chrono::steady_clock::now() - begin < 40s);
-  CHECK(text_of(folder() / "child.txt").find("continual: process 1 was ended by signal 9\n") !=
+  CHECK(text_of(trainer::child_log()).find("continual: process 1 was ended by signal 9\n") !=
         std::string::npos);
   CHECK_FALSE(fs::exists(folder() / "killed" / "model.safetensors"));
   const Result resumed = run(small("killed", "--processes 2 --resume"));
@@ -203,7 +202,7 @@ TEST_CASE("a signal to one process, or to the one that started them, stops all",
   const std::string out = one ? "one" : "parent", arguments = small(out, "--processes 2");
   const int code = one ? disturb(kProgram + arguments, out, kInSecond, to_one(SIGTERM))
                        : disturb(kProgram + arguments, out, kInSecond, to_parent);
-  const std::string output = text_of(folder() / "child.txt");
+  const std::string output = text_of(trainer::child_log());
   INFO(output);
   CHECK(code == 130);
   CHECK(count(output, "interrupted; the same command with --resume goes on from ") == 1);
@@ -228,7 +227,7 @@ TEST_CASE("torchrun starts them, and again where one dies", "[processes]") {
     to_one(SIGKILL, 0)(parent);
     killed = true;
   });
-  INFO(text_of(folder() / "child.txt"));
+  INFO(text_of(trainer::child_log()));
   CHECK(killed);
   CHECK(code == 0);
   check_complete("torchrun");
