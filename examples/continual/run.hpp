@@ -49,7 +49,7 @@ struct Target {
   /// The same as the model has it; of all the request's samples unless given.
   std::function<double(std::int64_t task)> judge = {};
   double max_lambda = alkn::EndTarget().max_lambda;
-  int iterations = alkn::EndTarget().iterations;  ///< strengths that are tried
+  int iterations = alkn::EndTarget().iterations;  ///< lambda is found to max_lambda / 2^iterations
   bool each_step = false;  ///< the others ask after each step, not after each pass
 };
 

@@ -210,13 +210,13 @@ TEST_CASE("a target takes the smallest strength within the given ones, by the ru
     CHECK(first.steps == 20);
   };
   const at::Tensor start = aimed.model->parameters()[0].detach().clone();
-  probabilities = {1};  // the largest strength is not enough
+  probabilities = {1, 1, 1, 1, 1};  // the largest strength is not enough
   aim(aimed, "aimed");
   CHECK(first.lambda == 3);
   CHECK(first.target_met == false);
   CHECK_FALSE(aimed.model->parameters()[0].equal(start));
 
-  probabilities = {0, 0, 0, 1, 0};  // 3, 1.5, 0.75, 0.375, 0.5625
+  probabilities = {1, 1, 0, 0};  // 0.1875, 0.375, 0.75, 0.5625
   aim(met, "met");
   CHECK(first.lambda == 0.5625);
   CHECK(first.target_met == true);

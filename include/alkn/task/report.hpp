@@ -26,7 +26,7 @@ struct EndTarget {
   std::function<double()> keep = {};
   double keep_bound = 0;   ///< where `keep` has to stay, any number but NaN
   double max_lambda = 10;  ///< the largest candidate, (0, 1e30]
-  int iterations = 12;     ///< candidates at most beside both ends, [1, inf)
+  int iterations = 10;     ///< lambda is found to max_lambda / 2^iterations, [1, inf)
 };
 
 /// What the last optimizer step of a task did.

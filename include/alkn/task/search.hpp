@@ -114,7 +114,9 @@ struct JudgedLambda {
 };
 
 /// The search of end(target): where `forget` has fallen or `keep` has not held, lambda is too
-/// large; else it is too small.
+/// large; else it is too small. It doubles lambda from its finest step and bisects the last one,
+/// instead of halving the way from max_lambda: a model that a large lambda has broken may be judged
+/// as if it had not forgotten.
 class TargetSearch {
  public:
   using Judge = std::function<double()>;
@@ -125,14 +127,20 @@ class TargetSearch {
   /// @returns the candidate to end with, `met` only if `keep` holds as well
   JudgedLambda run() {
     std::optional<JudgedLambda> low;  // the largest one that is too small
-    JudgedLambda high = judge(target_.max_lambda);
-    if (!high.met && holds(high)) return high;
-    for (int i = 0; i < target_.iterations; ++i) {
-      JudgedLambda middle = judge(((low ? low->lambda : 0) + high.lambda) / 2);
-      if (!middle.met && holds(middle))
-        low = middle;
-      else
+    JudgedLambda high;
+    int halvings = target_.iterations;  // of max_lambda
+    for (;; --halvings) {
+      high = judge(std::ldexp(target_.max_lambda, -halvings));
+      if (too_large(high)) break;
+      if (halvings == 0) return high;
+      low = high;
+    }
+    for (++halvings; halvings < target_.iterations; ++halvings) {
+      JudgedLambda middle = judge((low->lambda + high.lambda) / 2);
+      if (too_large(middle))
         high = middle;
+      else
+        low = middle;
     }
     if (!low) low = judge(0);  // nothing but the weights of the start is left below
     JudgedLambda& best = low->met || !high.met || !holds(high) ? *low : high;
@@ -149,6 +157,8 @@ class TargetSearch {
     result.met = result.forget <= target_.forget_bound;
     return result;
   }
+
+  bool too_large(JudgedLambda& candidate) { return candidate.met || !holds(candidate); }
 
   bool holds(JudgedLambda& candidate) {
     if (!target_.keep) return true;

@@ -230,11 +230,13 @@ class [[nodiscard]] Task {
 
   /// Commits with the smallest lambda in [0, max_lambda] at which `forget` falls to its bound while
   /// `keep` stays within its own; where none does both, with the largest at which `keep` does
-  /// (report: target_met is false). By bisection: `forget` must fall with lambda, `keep` grow. A
-  /// NaN is within no bound. The same bits as end(lambda) with the lambda of the report. If a judge
-  /// throws, the task goes on as before.
+  /// (report: target_met is false). Doubles lambda from max_lambda / 2^iterations until `forget`
+  /// has fallen or `keep` no longer holds, then bisects: up to there `forget` must fall with lambda
+  /// and `keep` grow. A NaN is within no bound. The same bits as end(lambda) with the lambda of the
+  /// report. If a judge throws, the task goes on as before.
   /// @throws c10::ValueError for a target without a judge of the forget set, or out of range
-  /// Cost: as end(judge, bound), `keep` asked only where it decides.
+  /// Cost: 2 iterations candidates at most, each as end(judge, bound)'s; `keep` is asked only where
+  /// it decides.
   template <class M = Method>
   TaskReport end(const EndTarget& target) {
     static_assert(M::kNegates,
