@@ -30,7 +30,8 @@ void add_options(CLI::App& app, Settings& s) {
   add("--model", s.model, "folder of a checkpoint");
   add("--data", s.data, "TOFU's folder; none: authors are made up");
   add("--out", s.out, "folder of taught models and checkpoints");
-  add("--results", s.results, "folder of the results, one file a method");
+  add("--results", s.results,
+      "folder of the results, one file a method; none: that of --out, results");
   add("--format", s.format, "of question and answer");
   add("--tasks", s.tasks, "deletion requests")->check(count);
   add("--authors-per-task", s.authors_per_task, "of a request")->check(count);
@@ -46,6 +47,8 @@ void add_options(CLI::App& app, Settings& s) {
       ->check(count);
   add("--batch", s.batch, "pairs in a batch")->check(count);
   add("--targets", s.targets, "answer probabilities that a request is to fall to")->check(share);
+  add("--iterations", s.iterations, "of the search for that: lambda to its largest / 2^iterations")
+      ->check(count);
   add("--seeds", s.seeds, "of the order of requests and of the batches")
       ->check(cli::whole_number());
   app.add_option("--arms", s.arms, "methods; all unless given")->check(CLI::IsMember(names));
@@ -85,6 +88,7 @@ int main(int argc, char** argv) {
       "them."};
   add_options(app, settings);
   CLI11_PARSE(app, argc, argv);
+  if (settings.results.empty()) settings.results = settings.out / "results";
   try {
     constexpr int kInterrupted = 130;
     return run(settings) ? 0 : kInterrupted;

@@ -130,7 +130,10 @@ class SeedRun {
     all["lr"] = arm.lr;
     all["retain_weight"] = arm.retain_weight;
     all["max_lambda"] = arm.max_lambda;
-    if (arm.max_lambda == 0) all["target_asked"] = "after each step";
+    if (arm.max_lambda > 0)
+      all["iterations"] = s_.iterations;
+    else
+      all["target_asked"] = "after each step";
     return all;
   }
   [[nodiscard]] std::int64_t epochs(const Arm& arm) const {
@@ -179,8 +182,7 @@ class SeedRun {
     aim.each_step = true;
     if (arm.max_lambda > 0) {
       aim.max_lambda = arm.max_lambda;
-      constexpr int kCandidates = 6;
-      aim.iterations = kCandidates;
+      aim.iterations = s_.iterations;
       run.sweep = arm.sweep;
       run.look = [&](std::int64_t task) {
         const Json seen = measure_.knowledge(static_cast<std::size_t>(task) + 1);

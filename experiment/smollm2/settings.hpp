@@ -19,7 +19,7 @@ struct Settings {
   std::filesystem::path model = "models/smollm2-135m";
   std::filesystem::path data;  ///< TOFU's folder; empty: authors are made up
   std::filesystem::path out = "build/experiment-smollm2";
-  std::filesystem::path results = "build/experiment-smollm2/results";
+  std::filesystem::path results;  ///< empty: in `out`
   std::string format = "Question: {question}\\nAnswer: {answer}";
   std::int64_t tasks = 5, authors_per_task = 4, shown = 6, unseen = 14;
   std::int64_t pairs = 10;  ///< of each author's twenty
@@ -29,6 +29,7 @@ struct Settings {
   std::int64_t epochs = 2, batch = 8;  ///< of one request
   std::int64_t most_epochs = 6;        ///< of methods that train until the target is met
   std::vector<double> targets{0.4};    ///< answer probability that a request is to fall to
+  int iterations = 8;  ///< of the search for that: lambda is found to its largest / 2^iterations
   std::vector<std::uint64_t> seeds{1};
   std::vector<std::string> arms;  ///< names; empty: all
   std::int64_t requests = 0;      ///< of the tasks, that each method answers; 0: all

@@ -267,6 +267,9 @@ def page(runs):
         "`make experiment MODEL=smollm2 ARGS=\"--data TOFU\"` runs all of it, and `make report MODEL=smollm2` writes such a "
         "page; with `--results docs/results_smollm2` among ARGS it goes on from the numbers here, where the machine teaches "
         "the same bits, and `make results MODEL=smollm2` writes this page."))
+    steps = " or ".join(f"1/{2 ** n}" for n in sorted({run["config"]["iterations"] for run in runs
+                                                       if "iterations" in run["config"]}))
+    steps = f", to {steps} of the largest allowed" if steps else ""
     lines.append("## What was measured\n")
     lines.append(paragraph(
         f"SmolLM2-135M-Instruct is taught {config['tasks'] * config['authors_per_task'] + config['authors_kept']} of "
@@ -280,7 +283,7 @@ def page(runs):
         "A request ends when the answer probability of what it asks to forget has fallen to the target "
         f"({config['judged']} pairs judge it). Methods that negate search their λ from one fine-tuning" +
         (f" of {first.passes(True)} passes" if first.passes(True) else "") +
-        f" in batches of {config['batch']} (`task.end(EndTarget)`); the others have no λ and train until the target is "
+        f" in batches of {config['batch']} (`task.end(EndTarget)`{steps}); the others have no λ and train until the target is "
         "met, asked after each step" +
         (f", {first.passes(False)} passes at most" if first.passes(False) else "") +
         ". So methods are compared at equal forgetting, request by request; later requests change earlier ones further. "

@@ -31,7 +31,7 @@ def arm(name, unseen, seed=1, answered=1, tasks=1):
                "seconds": 100, "measuring_seconds": 10, "real_authors": {"accuracy": .75},
                "world_facts": {"accuracy": .5}, **({"lambda": 3.25} if negates else {})}
     config = {**CONFIG, "tasks": tasks, "target": .4, "lr": 3e-5 if negates else 1e-4, "epochs": 2 if negates else 6,
-              "max_lambda": 12 if negates else 0}
+              "max_lambda": 12 if negates else 0, **({"iterations": 6} if negates else {})}
     run = {"name": name, "title": name, "seed": seed, "config": config,
            "requests": [copy.deepcopy(request) for _ in range(answered)],
            "finals": [{**copy.deepcopy(FINAL), "requests": answered, "unseen": unseen}], "peak_mib": 5000, "load": 3.5}
