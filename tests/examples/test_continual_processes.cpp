@@ -1,7 +1,6 @@
 // The trainer on several processes, as a user starts them: by itself, by torchrun, by mpirun.
 #include <signal.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <alkn/io/model_folder.hpp>
 #include <alkn/io/safetensors.hpp>
@@ -60,13 +59,7 @@ std::vector<Json> before_disturbance;
 template <class Act>
 int disturb(const std::string& command, const std::string& out, std::ptrdiff_t lines,
             const Act& act) {
-  const pid_t parent = ::fork();
-  REQUIRE(parent >= 0);
-  if (parent == 0) {
-    const std::string line = "exec " + command + " > '" + trainer::child_log().string() + "' 2>&1";
-    ::execl("/bin/sh", "sh", "-c", line.c_str(), nullptr);
-    ::_exit(127);
-  }
+  const pid_t parent = trainer::spawn(command);
   const fs::path metrics = folder() / out / "metrics.jsonl";
   int status = 0;
   bool acted = false;

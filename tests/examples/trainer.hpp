@@ -69,18 +69,21 @@ inline std::vector<Json> lines_of(const fs::path& path) {
 /// Where the output of a program goes that was started and not waited for.
 inline fs::path child_log() { return folder() / "child.txt"; }
 
-/// Starts the program, without waiting for it. Returns its process number.
-inline pid_t start(const std::string& arguments) {
+/// Starts a command of the shell, without waiting for it. Returns its process number.
+inline pid_t spawn(const std::string& command) {
   std::ofstream(child_log()) << "";  // nothing of the one before
   const pid_t child = ::fork();
   REQUIRE(child >= 0);
   if (child == 0) {
-    const std::string command =
-        "exec '" ALKN_CONTINUAL "' " + arguments + " > '" + child_log().string() + "' 2>&1";
-    ::execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
+    const std::string line = "exec " + command + " > '" + child_log().string() + "' 2>&1";
+    ::execl("/bin/sh", "sh", "-c", line.c_str(), nullptr);
     ::_exit(127);
   }
   return child;
+}
+
+inline pid_t start(const std::string& arguments) {
+  return spawn("'" ALKN_CONTINUAL "' " + arguments);
 }
 
 /// A signal to a run once `reached`. Returns the exit status, -1 where the signal ended it.
