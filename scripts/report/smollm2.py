@@ -264,9 +264,10 @@ def page(runs):
     lines.append(paragraph(
         f"{'A partial table' if partial else 'State'}: {'; '.join(state)}. "
         f"{'What is finished is kept in `docs/results_smollm2`; a later run goes on. ' if partial else ''}"
-        "`make experiment MODEL=smollm2 ARGS=\"--data TOFU\"` runs all of it, and `make report MODEL=smollm2` writes such a "
-        "page; with `--results docs/results_smollm2` among ARGS it goes on from the numbers here, where the machine teaches "
-        "the same bits, and `make results MODEL=smollm2` writes this page."))
+        f"`make experiment MODEL=smollm2 ARGS=\"--data TOFU --pairs {first.pairs}\"` runs all of it (`--targets`, `--pairs` "
+        "and `--iterations` say which table), and `make report MODEL=smollm2` writes such a page; with `--results "
+        "docs/results_smollm2` among ARGS it goes on from the numbers here, where the machine teaches the same bits, and "
+        "`make results MODEL=smollm2` writes this page."))
     steps = " or ".join(f"1/{2 ** n}" for n in sorted({run["config"]["iterations"] for run in runs
                                                        if "iterations" in run["config"]}))
     steps = f", to {steps} of the largest allowed" if steps else ""
