@@ -257,9 +257,9 @@ def page(runs):
     state = []
     for t in tables:
         begun = len(t.arms) - len(t.whole)
-        state.append(f"{len(t.whole)} of {len(ORDER)} methods have answered {t.after} of {number(t.requests, 'request')} "
-                     f"and {begun} {'has' if begun == 1 else 'have'} begun, at {t.pairs} pairs an author{t.aim}, "
-                     f"{number(len(t.seeds), 'seed')}")
+        begun = f" and {begun} {'has' if begun == 1 else 'have'} begun" if begun else ""
+        state.append(f"{len(t.whole)} of {len(ORDER)} methods have answered {t.after} of {number(t.requests, 'request')}"
+                     f"{begun}, at {t.pairs} pairs an author{t.aim}, {number(len(t.seeds), 'seed')}")
     partial = any(t.missing or t.after < t.requests for t in tables)
     lines.append(paragraph(
         f"{'A partial table' if partial else 'State'}: {'; '.join(state)}. "

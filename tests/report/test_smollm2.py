@@ -47,7 +47,7 @@ class Page(unittest.TestCase):
         self.assertIn("this holds: NPO + retain keeps more of the unseen than ALKN, conflict (.75 and .60). This does "
                       "not: ALKN, conflict keeps more than ALKN, paper (.60 and .70).", text)
         self.assertIn("Not known: ALKN, conflict keeps more than ALKN, reference;", text)
-        self.assertIn("A partial table: 3 of 6 methods have answered 1 of 1 request and 0 have begun,", text)
+        self.assertIn("A partial table: 3 of 6 methods have answered 1 of 1 request,", text)
         self.assertIn("Not finished: reference, task-vector, gradient-ascent+retain.", text)
         self.assertIn("one fine-tuning of 2 passes in batches of 8", text)
         self.assertIn("asked after each step, 6 passes at most.", text)
@@ -120,7 +120,7 @@ class Page(unittest.TestCase):
     def test_a_taught_model_alone(self):
         text = smollm2.page([model("taught")]).replace("\n", " ")
         self.assertIn("Nothing of [the small model's ranking](results.md) is confirmed or refuted", text)
-        self.assertIn("0 of 6 methods have answered 1 of 1 request and 0 have begun, at 10 pairs an author, 1 seed.", text)
+        self.assertIn("0 of 6 methods have answered 1 of 1 request, at 10 pairs an author, 1 seed.", text)
         self.assertIn("| *taught* | .40 | .80 | .60 |", text)
         self.assertIn("Not finished: conflict, reference, paper,", text)
 
