@@ -1,4 +1,5 @@
-// The class that launches the kernels of a step. Compiled by nvcc alone; no LibTorch.
+// The class that launches the kernels of a step. Compiled by nvcc alone; no LibTorch. One class
+// that holds the order of all launches of a step: hence its length.
 #pragma once
 
 #include <alkn/kernel/cuda/device.cuh>
