@@ -257,9 +257,9 @@ def page(runs):
     state = []
     for t in tables:
         begun = len(t.arms) - len(t.whole)
-        begun = f" and {begun} {'has' if begun == 1 else 'have'} begun" if begun else ""
+        also = f" and {begun} {'has' if begun == 1 else 'have'} begun" if begun else ""
         state.append(f"{len(t.whole)} of {len(ORDER)} methods have answered {t.after} of {number(t.requests, 'request')}"
-                     f"{begun}, at {t.pairs} pairs an author{t.aim}, {number(len(t.seeds), 'seed')}")
+                     f"{also}, at {t.pairs} pairs an author{t.aim}, {number(len(t.seeds), 'seed')}")
     partial = any(t.missing or t.after < t.requests for t in tables)
     lines.append(paragraph(
         f"{'A partial table' if partial else 'State'}: {'; '.join(state)}. "
@@ -268,9 +268,8 @@ def page(runs):
         "and `--iterations` say which table), and `make report MODEL=smollm2` writes such a page; with `--results "
         "docs/results_smollm2` among ARGS it goes on from the numbers here, where the machine teaches the same bits, and "
         "`make results MODEL=smollm2` writes this page."))
-    steps = " or ".join(f"1/{2 ** n}" for n in sorted({run["config"]["iterations"] for run in runs
-                                                       if "iterations" in run["config"]}))
-    steps = f", to {steps} of the largest allowed" if steps else ""
+    searched = sorted({run["config"]["iterations"] for run in runs if "iterations" in run["config"]})
+    steps = f", to {' or '.join(f'1/{2 ** n}' for n in searched)} of the largest allowed" if searched else ""
     lines.append("## What was measured\n")
     lines.append(paragraph(
         f"SmolLM2-135M-Instruct is taught {config['tasks'] * config['authors_per_task'] + config['authors_kept']} of "
