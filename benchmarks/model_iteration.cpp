@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "harness.hpp"
+#include "models/heap.hpp"
 #include "models/load.hpp"
 
 namespace {
@@ -172,8 +173,7 @@ class Worker {
  private:
   [[nodiscard]] Tensor logits_of(const Batch& b) {
     if (!rows_) return model_->forward(b.tokens);
-    const Tensor rows = alkn::answer_rows(b.labels);
-    return model_->head(model_->hidden(b.tokens).flatten(0, 1).index_select(0, rows));
+    return model_->logits(b.tokens, alkn::answer_rows(b.labels));
   }
 
   void prepare() {
@@ -183,6 +183,7 @@ class Worker {
     }
     const Batch& b = batches_.back();
     task_->accumulate_retain_gradient(alkn::mean_nll(logits_of(b), b.labels).mul(share(b)));
+    models::return_freed_memory();
   }
 
   /// The factor of a mean over this process's tokens of a batch.
@@ -235,6 +236,7 @@ void run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  models::keep_freed_memory();
   try {
     run(argc, argv);
     return 0;

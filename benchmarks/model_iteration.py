@@ -5,8 +5,9 @@
 
 Every comparison starts one process an arm, which loads the model, warms up, and then takes turns
 with the others, one iteration each, in another order every round: what disturbs the machine
-disturbs all alike. Times are medians of the rounds; memory is the peak of the arm's own process,
-from its start to its end. `make bench-model` builds what is needed and runs it.
+disturbs all alike. Times are medians of the rounds, of each batch, and the mean of those; memory
+is the peak of the arm's own process, from its start to its end. `make bench-model` builds what is
+needed and runs it.
 """
 
 import argparse
@@ -32,6 +33,9 @@ TOFU = [(39, 15), (19, 37), (22, 26), (21, 35), (21, 27), (18, 23), (23, 36), (2
         (24, 30), (25, 30), (32, 28), (23, 28), (18, 49), (16, 31), (20, 44), (33, 34), (33, 55),
         (23, 26), (23, 34), (19, 50), (32, 41), (38, 45)]
 FULL = [(0, 64)] * 8
+
+# glibc's environment for what models::keep_freed_memory() of examples/models/heap.hpp does.
+KEEP_FREED_MEMORY = ("env", "MALLOC_MMAP_MAX_=0", "MALLOC_TRIM_THRESHOLD_=100000000000")
 
 
 def text_tokens(folder):
@@ -184,14 +188,18 @@ class Arm:
                      f"(exit code {self.process.wait()})")
         return json.loads(answer)
 
-    def result(self):
+    def result(self, batches):
         end = self.ask("end")
         self.process.stdin.close()
         self.process.wait()
+
+        def typical(values):
+            return statistics.mean(statistics.median(values[i::batches]) for i in range(batches))
+
         totals = [run["passes"] + run["step"] for run in self.runs]
-        return {"seconds": statistics.median(totals),
-                "passes": statistics.median(run["passes"] for run in self.runs),
-                "step": statistics.median(run["step"] for run in self.runs),
+        return {"seconds": typical(totals),
+                "passes": typical([run["passes"] for run in self.runs]),
+                "step": typical([run["step"] for run in self.runs]),
                 "all_seconds": [round(total, 4) for total in totals], **end}
 
 
@@ -209,7 +217,7 @@ def compare(arms, rounds, batches_per_round, same_loss):
     for _ in range(rounds * batches_per_round):
         for arm in order.sample(running, len(running)):
             arm.runs.append(arm.ask("go"))
-    return {arm.name: arm.result() for arm in running}
+    return {arm.name: arm.result(batches_per_round) for arm in running}
 
 
 def measure(folder, rounds, threads):
@@ -224,21 +232,27 @@ def measure(folder, rounds, threads):
             return [str(PROGRAM), "--model", str(folder), "--batches", batches, "--mode", mode,
                     "--threads", str(threads), *flags]
 
-        def torch(batches, mode="passes"):
-            return [sys.executable, __file__, "--worker", mode, "--model", str(folder), "--batches",
-                    batches, "--threads", str(threads)]
+        def torch(batches, mode="passes", prefix=()):
+            return [*prefix, sys.executable, __file__, "--worker", mode, "--model", str(folder),
+                    "--batches", batches, "--threads", str(threads)]
+
+        def kept(batches, mode="passes"):
+            return torch(batches, mode, KEEP_FREED_MEMORY)
 
         comparisons = [
-            ("passes, 8 x 64", 1, True, {"alkn": ours(full), "transformers": torch(full)}),
+            ("passes, 8 x 64", 1, True, {"alkn": ours(full), "transformers": torch(full),
+              "transformers, freed memory kept": kept(full)}),
             ("passes, TOFU's batches", 4, True,
              {"alkn, answer rows": ours(tofu, "passes", "--rows"), "alkn": ours(tofu),
-              "transformers": torch(tofu)}),
+              "transformers": torch(tofu), "transformers, freed memory kept": kept(tofu)}),
             ("iteration, later task", 1, False,
              {"ALKN": ours(full, "later"), "fused AdamW": torch(full, "adamw")}),
             ("iteration, later task, plain", 1, False,
-             {"ALKN": ours(full, "later"), "plain operations": torch(full, "later")}),
+             {"ALKN": ours(full, "later"), "plain operations": torch(full, "later"),
+              "plain operations, freed memory kept": kept(full, "later")}),
             ("iteration, first task", 1, False,
-             {"ALKN": ours(full, "first"), "plain operations": torch(full, "first")}),
+             {"ALKN": ours(full, "first"), "plain operations": torch(full, "first"),
+              "plain operations, freed memory kept": kept(full, "first")}),
             ("iteration, later task, compact", 1, False,
              {"ALKN, compact state": ours(full, "later", "--compact")}),
         ]
@@ -261,9 +275,15 @@ def processor():
                  if line.startswith("model name")), platform.processor())
 
 
+def instruction_set():
+    flags = pathlib.Path("/proc/cpuinfo").read_text().split()
+    return next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags),
+                platform.machine())
+
+
 def header(rounds, threads, arms):
     torch = arms["passes, 8 x 64"]["transformers"]
-    return {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "threads": threads,
+    return {"processor": processor(), "instruction_set": instruction_set(), "cores": len(os.sched_getaffinity(0)), "threads": threads,
             "rounds": rounds, "torch": torch["torch"], "transformers": torch["transformers"],
             "weights": arms["passes, 8 x 64"]["alkn"]["weights"]}
 

@@ -91,8 +91,7 @@ std::vector<Batch> batches_of(const std::vector<Pair>& pairs, std::size_t size) 
 
 /// Logits of the positions that count.
 Tensor logits_of(models::CausalModel& model, const Batch& b) {
-  return model.head(
-      model.hidden(b.tokens).flatten(0, 1).index_select(0, alkn::answer_rows(b.labels)));
+  return model.logits(b.tokens, alkn::answer_rows(b.labels));
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {

@@ -26,6 +26,7 @@
 #include "continual/readers.hpp"
 #include "continual/run_folder.hpp"
 #include "continual/settings.hpp"
+#include "models/heap.hpp"
 
 namespace continual {
 namespace {
@@ -245,6 +246,7 @@ int run(Settings settings) {
 }  // namespace continual
 
 int main(int argc, char** argv) {
+  models::keep_freed_memory();
   CLI::App app("Unlearns deletion requests, one after another, and says what is left.",
                "continual");
   continual::Settings settings;

@@ -43,17 +43,18 @@ inline double proc_bytes(const char* file, const std::string& key) {
   return 0;
 }
 
-/// Numbers that autograd keeps for one token in one block.
+/// Numbers that autograd keeps for one token in one block. Padding has none: models leave it out.
 inline double kept_per_token(const models::Config& c) {
   const auto hidden = static_cast<double>(c.hidden), inner = static_cast<double>(c.intermediate);
   const auto queries = static_cast<double>(c.heads * c.head_size);
   const auto keys = static_cast<double>(c.key_value_heads * c.head_size);
-  const double attention = 2 * queries + 2 * keys;  // rotated queries and keys, values, result
+  // Rotated queries and keys, values, and the result twice: of sequences, and of rows.
+  const double attention = 3 * queries + 2 * keys;
   if (c.family == "llama") return 6 * hidden + attention + 4 * inner;
   return (c.family == "phi" ? 2 : 4) * hidden + attention + 2 * inner;
 }
 
-/// Tokens, padding included, and answer rows of the largest batch.
+/// Tokens and answer rows of the largest batch.
 inline std::pair<double, double> largest_batch(const EncodedData& data, std::int64_t batch) {
   std::vector<std::pair<std::size_t, std::int64_t>> sizes;
   const auto add = [&](const Samples& samples) {
@@ -66,11 +67,12 @@ inline std::pair<double, double> largest_batch(const EncodedData& data, std::int
   for (const EncodedRequest& request : data.requests) add(request.forget);
   add(data.shown);
   std::sort(sizes.rbegin(), sizes.rend());
-  double rows = 0;
-  const auto count = std::min(sizes.size(), static_cast<std::size_t>(batch));
-  for (std::size_t i = 0; i < count; ++i) rows += static_cast<double>(sizes[i].second);
-  const double longest = sizes.empty() ? 0 : static_cast<double>(sizes.front().first);
-  return {static_cast<double>(count) * longest, rows};
+  double tokens = 0, rows = 0;
+  for (std::size_t i = 0; i < std::min(sizes.size(), static_cast<std::size_t>(batch)); ++i) {
+    tokens += static_cast<double>(sizes[i].first);
+    rows += static_cast<double>(sizes[i].second);
+  }
+  return {tokens, rows};
 }
 
 }  // namespace detail

@@ -47,8 +47,7 @@ class Pretrained : public Model {
   }
 
   at::Tensor logits(const Batch& batch) override {
-    const at::Tensor hidden = net_->hidden(batch.tokens).flatten(0, 1);
-    return net_->head(hidden.index_select(0, alkn::answer_rows(batch.labels)));
+    return net_->logits(batch.tokens, alkn::answer_rows(batch.labels));
   }
 
   [[nodiscard]] std::int64_t evaluation_batch() const override { return 16; }

@@ -22,6 +22,7 @@
 #include "continual/progress.hpp"
 #include "continual/random.hpp"
 #include "continual/run.hpp"
+#include "models/heap.hpp"
 
 namespace continual {
 
@@ -117,6 +118,7 @@ class Unlearning {
         task.accumulate_retain_gradient(loss);
       }
     }
+    models::return_freed_memory();
   }
 
   /// Fine-tunes from the step that the task has reached. Returns false if it was interrupted.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/searchsorted.h>
 #include <c10/util/Exception.h>
 #include <torch/nn/module.h>
 
@@ -27,11 +28,10 @@ struct KeyValueCache {
   }
 };
 
-/// One layer of a model: hidden states [B, t, hidden] to the same.
+/// One layer of a model: hidden states [N, hidden] to the same.
 class Block : public torch::nn::Module {
  public:
-  /// `tables`: undefined tensors where the family has learned positions.
-  virtual Tensor forward(const Tensor& x, const RopeTables& tables, LayerCache* cached) = 0;
+  virtual Tensor forward(const Tensor& x, const Layout& layout, LayerCache* cached) = 0;
 };
 
 /// Parameters have the checkpoint's own names, in `named_parameters()`. No dropout, whatever the
@@ -53,30 +53,21 @@ class CausalModel : public torch::nn::Module {
 
   /// The states that the head reads, [B, t, hidden].
   Tensor hidden(const Tensor& tokens, KeyValueCache* cache = nullptr) {
-    const std::int64_t past = cache == nullptr ? 0 : cache->length();
-    const std::int64_t length = tokens.size(1);
-    TORCH_CHECK_VALUE(past == 0 || length == 1,
-                      "models::CausalModel: expected one token after the first, got ", length);
-    TORCH_CHECK_VALUE(past + length <= config_.context, "models::CausalModel: expected at most ",
-                      config_.context, " tokens (", config_.context_is_of, "), got ",
-                      past + length);
-    if (cache != nullptr && cache->layers.empty()) cache->layers.resize(blocks_.size());
-    Tensor x = embed(tokens, past);
-    RopeTables tables;
-    if (frequencies_.defined()) {
-      tables = rope_tables(frequencies_, past, length, x.scalar_type());
-    }
-    for (std::size_t i = 0; i < blocks_.size(); ++i) {
-      if (cache != nullptr) {
-        x = blocks_[i]->forward(x, tables, &cache->layers[i]);
-      } else {
-        x = run_block(*blocks_[i], tables, x);
-      }
-    }
-    return norm(x);
+    Layout layout{tokens.size(0), tokens.size(1), {}, {}};
+    return layout.sequences(norm(run_blocks(tokens, layout, cache)));
   }
 
-  /// Logits [.., V] of hidden states [.., hidden], of chosen rows alone where that is enough.
+  /// The logits [N, V] of chosen places alone, int64 [N] of the B t: those of
+  /// alkn::answer_rows(labels). Tokens after the last chosen one of a sequence, padding above all,
+  /// cost next to nothing.
+  Tensor logits(const Tensor& tokens, const Tensor& chosen) {
+    Layout layout{tokens.size(0), tokens.size(1), {}, {}};
+    layout.places = attended(chosen, layout.batch, layout.length);
+    const Tensor rows = run_blocks(tokens, layout, nullptr);
+    return head(norm(rows.index_select(0, at::searchsorted(layout.places, chosen))));
+  }
+
+  /// Logits [.., V] of hidden states [.., hidden].
   virtual Tensor head(const Tensor& hidden) = 0;
 
   /// Whether a tensor of the checkpoint is a buffer that other programs keep there.
@@ -96,6 +87,7 @@ class CausalModel : public torch::nn::Module {
     if (config_.family != "gpt2") frequencies_ = rope_frequencies(config_);
   }
 
+  /// Of tokens [B, t], as [B, t, hidden].
   virtual Tensor embed(const Tensor& tokens, std::int64_t past) = 0;
   virtual Tensor norm(const Tensor& x) = 0;
 
@@ -110,10 +102,34 @@ class CausalModel : public torch::nn::Module {
   }
 
  private:
-  Tensor run_block(Block& block, const RopeTables& tables, const Tensor& x) const {
+  /// What the last block gives, [N, hidden]. `layout` gets its tables.
+  Tensor run_blocks(const Tensor& tokens, Layout& layout, KeyValueCache* cache) {
+    const std::int64_t past = cache == nullptr ? 0 : cache->length();
+    const std::int64_t length = tokens.size(1);
+    TORCH_CHECK_VALUE(past == 0 || length == 1,
+                      "models::CausalModel: expected one token after the first, got ", length);
+    TORCH_CHECK_VALUE(past + length <= config_.context, "models::CausalModel: expected at most ",
+                      config_.context, " tokens (", config_.context_is_of, "), got ",
+                      past + length);
+    if (cache != nullptr && cache->layers.empty()) cache->layers.resize(blocks_.size());
+    Tensor x = layout.rows(embed(tokens, past));
+    if (frequencies_.defined()) {
+      layout.rope = rope_tables(frequencies_, past, length, x.scalar_type());
+    }
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      if (cache != nullptr) {
+        x = blocks_[i]->forward(x, layout, &cache->layers[i]);
+      } else {
+        x = run_block(*blocks_[i], layout, x);
+      }
+    }
+    return x;
+  }
+
+  Tensor run_block(Block& block, const Layout& layout, const Tensor& x) const {
     // By value: what is kept for the backward pass outlives this call.
-    const auto body = [&block, tables](const Tensor& input) {
-      return block.forward(input, tables, nullptr);
+    const auto body = [&block, layout](const Tensor& input) {
+      return block.forward(input, layout, nullptr);
     };
     return run_block_ ? run_block_(block, body, x) : body(x);
   }

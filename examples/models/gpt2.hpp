@@ -22,11 +22,11 @@ class Gpt2Attention : public torch::nn::Module {
         qkv_(register_module("c_attn", std::make_shared<Conv1D>(c.hidden, 3 * c.hidden, type))),
         out_(register_module("c_proj", std::make_shared<Conv1D>(c.hidden, c.hidden, type))) {}
 
-  Tensor forward(const Tensor& x, LayerCache* cached) const {
-    const auto parts = qkv_->forward(x).chunk(3, -1);
-    return out_->forward(attend(split_heads(parts[0], head_size_),
-                                split_heads(parts[1], head_size_),
-                                split_heads(parts[2], head_size_), cached, scale_));
+  Tensor forward(const Tensor& x, const Layout& layout, LayerCache* cached) const {
+    const auto parts = layout.sequences(qkv_->forward(x)).chunk(3, -1);
+    return out_->forward(layout.rows(attend(split_heads(parts[0], head_size_),
+                                            split_heads(parts[1], head_size_),
+                                            split_heads(parts[2], head_size_), cached, scale_)));
   }
 
  private:
@@ -60,8 +60,8 @@ class Gpt2Block : public Block {
             register_module("ln_2", std::make_shared<LayerNorm>(c.hidden, c.norm_epsilon, type))),
         mlp_(register_module("mlp", std::make_shared<Gpt2Mlp>(c, type))) {}
 
-  Tensor forward(const Tensor& x, const RopeTables& /*tables*/, LayerCache* cached) override {
-    const Tensor h = x + attention_->forward(norm1_->forward(x), cached);
+  Tensor forward(const Tensor& x, const Layout& layout, LayerCache* cached) override {
+    const Tensor h = x + attention_->forward(norm1_->forward(x), layout, cached);
     return h + mlp_->forward(norm2_->forward(h));
   }
 

@@ -7,12 +7,14 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 #include <torch/nn/module.h>
 
 #include <cstdint>
@@ -124,6 +126,36 @@ inline RopeTables rope_tables(const Tensor& frequencies, std::int64_t past, std:
   const Tensor angles = positions.unsqueeze(1) * frequencies;
   const Tensor both = at::cat({angles, angles}, -1);
   return {both.cos().to(type), both.sin().to(type)};
+}
+
+/// Where the rows of hidden states [N, width] stand in a batch of B sequences of t tokens. Attention
+/// mixes the tokens of a sequence; all else works on rows.
+struct Layout {
+  std::int64_t batch, length;
+  RopeTables rope;  ///< undefined tensors where the family has learned positions
+  Tensor places;    ///< int64 [N], ascending, of the B t; undefined: all of them
+
+  /// [N, width] as [B, t, width], 0 where there is no row.
+  [[nodiscard]] Tensor sequences(const Tensor& rows) const {
+    if (!places.defined()) return rows.view({batch, length, -1});
+    return at::zeros({batch * length, rows.size(1)}, rows.options())
+        .index_copy_(0, places, rows)
+        .view({batch, length, -1});
+  }
+  /// [B, t, width] as [N, width].
+  [[nodiscard]] Tensor rows(const Tensor& sequences) const {
+    const Tensor all = sequences.flatten(0, 1);
+    return places.defined() ? all.index_select(0, places) : all;
+  }
+};
+
+/// The places, of B t, up to the last chosen one of each sequence: all that those attend to.
+inline Tensor attended(const Tensor& chosen, std::int64_t batch, std::int64_t length) {
+  const Tensor last = at::full({batch}, -1, chosen.options())
+                          .scatter_reduce_(0, chosen.div(length, "floor"),
+                                           chosen.remainder(length), "amax");
+  const Tensor seen = at::arange(length, chosen.options()) <= last.unsqueeze(1);
+  return seen.flatten().nonzero().squeeze(1);
 }
 
 /// Turns the first entries of each head, as many as the tables have; x [B, heads, t, head size].

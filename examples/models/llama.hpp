@@ -20,16 +20,20 @@ class LlamaAttention : public torch::nn::Module {
         v_(linear("v_proj", c.hidden, c.key_value_heads * c.head_size, c.query_bias, type)),
         o_(linear("o_proj", c.heads * c.head_size, c.hidden, c.output_bias, type)) {}
 
-  Tensor forward(const Tensor& x, const RopeTables& tables, LayerCache* cached) const {
-    const Tensor queries = rotate(split_heads(q_->forward(x), head_size_), tables);
-    const Tensor keys = rotate(split_heads(k_->forward(x), head_size_), tables);
-    return o_->forward(attend(queries, keys, split_heads(v_->forward(x), head_size_), cached));
+  Tensor forward(const Tensor& x, const Layout& layout, LayerCache* cached) const {
+    const Tensor queries = rotate(heads(layout, q_->forward(x)), layout.rope);
+    const Tensor keys = rotate(heads(layout, k_->forward(x)), layout.rope);
+    const Tensor values = heads(layout, v_->forward(x));
+    return o_->forward(layout.rows(attend(queries, keys, values, cached)));
   }
 
  private:
   std::shared_ptr<Linear> linear(const char* name, std::int64_t in, std::int64_t out, bool bias,
                                  at::ScalarType type) {
     return register_module(name, std::make_shared<Linear>(in, out, bias, type));
+  }
+  [[nodiscard]] Tensor heads(const Layout& layout, const Tensor& rows) const {
+    return split_heads(layout.sequences(rows), head_size_);
   }
 
   std::int64_t head_size_;
@@ -66,8 +70,8 @@ class LlamaBlock : public Block {
         norm2_(register_module("post_attention_layernorm",
                                std::make_shared<RmsNorm>(c.hidden, c.norm_epsilon, type))) {}
 
-  Tensor forward(const Tensor& x, const RopeTables& tables, LayerCache* cached) override {
-    const Tensor h = x + attention_->forward(norm1_->forward(x), tables, cached);
+  Tensor forward(const Tensor& x, const Layout& layout, LayerCache* cached) override {
+    const Tensor h = x + attention_->forward(norm1_->forward(x), layout, cached);
     return h + mlp_->forward(norm2_->forward(h));
   }
 

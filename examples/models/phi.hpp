@@ -21,16 +21,20 @@ class PhiAttention : public torch::nn::Module {
         v_(linear("v_proj", c.hidden, c.key_value_heads * c.head_size, type)),
         dense_(linear("dense", c.heads * c.head_size, c.hidden, type)) {}
 
-  Tensor forward(const Tensor& x, const RopeTables& tables, LayerCache* cached) const {
-    const Tensor queries = rotate(split_heads(q_->forward(x), head_size_), tables);
-    const Tensor keys = rotate(split_heads(k_->forward(x), head_size_), tables);
-    return dense_->forward(attend(queries, keys, split_heads(v_->forward(x), head_size_), cached));
+  Tensor forward(const Tensor& x, const Layout& layout, LayerCache* cached) const {
+    const Tensor queries = rotate(heads(layout, q_->forward(x)), layout.rope);
+    const Tensor keys = rotate(heads(layout, k_->forward(x)), layout.rope);
+    const Tensor values = heads(layout, v_->forward(x));
+    return dense_->forward(layout.rows(attend(queries, keys, values, cached)));
   }
 
  private:
   std::shared_ptr<Linear> linear(const char* name, std::int64_t in, std::int64_t out,
                                  at::ScalarType type) {
     return register_module(name, std::make_shared<Linear>(in, out, true, type));
+  }
+  [[nodiscard]] Tensor heads(const Layout& layout, const Tensor& rows) const {
+    return split_heads(layout.sequences(rows), head_size_);
   }
 
   std::int64_t head_size_;
@@ -61,9 +65,9 @@ class PhiBlock : public Block {
         norm_(register_module("input_layernorm",
                               std::make_shared<LayerNorm>(c.hidden, c.norm_epsilon, type))) {}
 
-  Tensor forward(const Tensor& x, const RopeTables& tables, LayerCache* cached) override {
+  Tensor forward(const Tensor& x, const Layout& layout, LayerCache* cached) override {
     const Tensor h = norm_->forward(x);
-    return attention_->forward(h, tables, cached) + mlp_->forward(h) + x;
+    return attention_->forward(h, layout, cached) + mlp_->forward(h) + x;
   }
 
  private:

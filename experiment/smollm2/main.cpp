@@ -14,6 +14,7 @@
 
 #include "cli/numbers.hpp"
 #include "experiment/smollm2/runner.hpp"
+#include "models/heap.hpp"
 
 namespace {
 
@@ -82,6 +83,7 @@ bool run(const Settings& settings) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  models::keep_freed_memory();
   Settings settings;
   CLI::App app{
       "Teaches a checkpoint authors that it cannot know, then compares methods that make it forget "

@@ -172,14 +172,44 @@ TEST_CASE("a greedy answer ends before the end token", "[models]") {
         std::vector<std::int64_t>(answer.begin(), end));
 }
 
-TEST_CASE("chosen rows of the hidden states have the logits of the whole", "[models]") {
-  const at::NoGradGuard no_grad;
-  const auto model = models::load(ModelFolder(fixture("llama_grouped")));
-  const at::Tensor tokens = at::arange(3, 43, at::kLong).view({2, 20});
-  const at::Tensor all = model->forward(tokens);
-  const at::Tensor hidden = model->hidden(tokens);
-  const at::Tensor rows = model->head(hidden[1].narrow(0, 5, 4));
-  CHECK((rows - all[1].narrow(0, 5, 4)).abs().max().item<double>() <= 1e-5);
+TEST_CASE("chosen places have the logits and gradients of the whole, without what follows them",
+          "[models]") {
+  const at::Tensor tokens = at::arange(3, 63, at::kLong).view({3, 20});
+  const at::Tensor chosen = at::tensor({9, 4, 5, 40, 58}, at::kLong);  // the second has none
+  const auto close = [](const at::Tensor& a, const at::Tensor& b) {
+    return (a - b).abs().max().item<double>() <= 1e-5 * std::max(1.0, b.abs().max().item<double>());
+  };
+  for (const std::string& name : kFamilies) {
+    INFO(name);
+    const auto model = models::load(ModelFolder(fixture(name)));
+    const auto gradients = [&](const at::Tensor& logits) {
+      model->zero_grad();
+      logits.pow(2).sum().backward();
+      std::vector<at::Tensor> all;
+      for (const auto& item : model->named_parameters()) all.push_back(item.value().grad().clone());
+      return all;
+    };
+    const at::Tensor whole = model->forward(tokens).flatten(0, 1).index_select(0, chosen);
+    const auto wanted = gradients(whole);
+    std::vector<std::int64_t> rows;
+    model->set_run_block([&](models::Block&, const auto& body, const at::Tensor& x) {
+      rows.push_back(x.size(0));
+      return body(x);
+    });
+    const at::Tensor logits = model->logits(tokens, chosen);
+    CHECK(std::count(rows.begin(), rows.end(), 10 + 0 + 19) == model->num_blocks());
+    REQUIRE(logits.sizes() == whole.sizes());
+    CHECK(close(logits, whole));
+    const auto found = gradients(logits);
+    for (std::size_t i = 0; i < wanted.size(); ++i) CHECK(close(found[i], wanted[i]));
+
+    at::Tensor other = tokens.clone();
+    other[0].narrow(0, 10, 10).fill_(7);
+    other[1].fill_(7);
+    CHECK(model->logits(other, chosen).equal(logits));
+    CHECK(model->logits(tokens, at::empty({0}, at::kLong)).sizes() ==
+          at::IntArrayRef({0, whole.size(1)}));
+  }
 }
 
 TEST_CASE("a block may be run by another function, with its parameters known", "[models]") {
@@ -200,6 +230,8 @@ TEST_CASE("blocks that run again in the backward pass have the gradients of the 
   for (const std::string& name : kFamilies) {
     INFO(name);
     const at::Tensor tokens = at::arange(3, 43, at::kLong).view({2, 20});
+    at::Tensor labels = tokens.clone();
+    labels[1].narrow(0, 12, 8).fill_(-100);
     const auto gradients = [&](bool again) {
       const auto model = models::load(ModelFolder(fixture(name)));
       if (again) {
@@ -207,7 +239,8 @@ TEST_CASE("blocks that run again in the backward pass have the gradients of the 
           return alkn::checkpointed(body, block.parameters(), x);
         });
       }
-      alkn::mean_nll(model->forward(tokens), tokens).backward();
+      const at::Tensor logits = model->logits(tokens, alkn::answer_rows(labels));
+      alkn::mean_nll(logits, labels).backward();
       std::vector<at::Tensor> all;
       for (const auto& item : model->named_parameters()) all.push_back(item.value().grad());
       return all;
@@ -369,8 +402,7 @@ TEST_CASE("the page's twenty lines unlearn in a checkpoint", "[models]") {
     return alkn::checkpointed(body, block.parameters(), x);  // less memory, a third more time
   });
   const auto loss_rows = [&](const Batch& b) {  // logits of the answers alone
-    const at::Tensor hidden = model->hidden(b.tokens).flatten(0, 1);
-    return model->head(hidden.index_select(0, alkn::answer_rows(b.labels)));
+    return model->logits(b.tokens, alkn::answer_rows(b.labels));
   };
   // [load]
   // [unlearn]
