@@ -53,7 +53,7 @@ class CausalModel : public torch::nn::Module {
 
   /// The states that the head reads, [B, t, hidden].
   Tensor hidden(const Tensor& tokens, KeyValueCache* cache = nullptr) {
-    Layout layout{tokens.size(0), tokens.size(1), {}, {}};
+    const Layout layout{tokens.size(0), tokens.size(1), {}, {}};
     return layout.sequences(norm(run_blocks(tokens, layout, cache)));
   }
 
@@ -102,8 +102,8 @@ class CausalModel : public torch::nn::Module {
   }
 
  private:
-  /// What the last block gives, [N, hidden]. `layout` gets its tables.
-  Tensor run_blocks(const Tensor& tokens, Layout& layout, KeyValueCache* cache) {
+  /// What the last block gives, [N, hidden], of the rows of a layout without tables yet.
+  Tensor run_blocks(const Tensor& tokens, Layout layout, KeyValueCache* cache) {
     const std::int64_t past = cache == nullptr ? 0 : cache->length();
     const std::int64_t length = tokens.size(1);
     TORCH_CHECK_VALUE(past == 0 || length == 1,

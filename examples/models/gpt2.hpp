@@ -24,9 +24,9 @@ class Gpt2Attention : public torch::nn::Module {
 
   Tensor forward(const Tensor& x, const Layout& layout, LayerCache* cached) const {
     const auto parts = layout.sequences(qkv_->forward(x)).chunk(3, -1);
-    return out_->forward(layout.rows(attend(split_heads(parts[0], head_size_),
-                                            split_heads(parts[1], head_size_),
-                                            split_heads(parts[2], head_size_), cached, scale_)));
+    return out_->forward(
+        layout.rows(attend(split_heads(parts[0], head_size_), split_heads(parts[1], head_size_),
+                           split_heads(parts[2], head_size_), cached, scale_)));
   }
 
  private:

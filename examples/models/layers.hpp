@@ -128,8 +128,8 @@ inline RopeTables rope_tables(const Tensor& frequencies, std::int64_t past, std:
   return {both.cos().to(type), both.sin().to(type)};
 }
 
-/// Where the rows of hidden states [N, width] stand in a batch of B sequences of t tokens. Attention
-/// mixes the tokens of a sequence; all else works on rows.
+/// Where the rows of hidden states [N, width] stand in a batch of B sequences of t tokens.
+/// Attention mixes the tokens of a sequence; all else works on rows.
 struct Layout {
   std::int64_t batch, length;
   RopeTables rope;  ///< undefined tensors where the family has learned positions
@@ -151,9 +151,9 @@ struct Layout {
 
 /// The places, of B t, up to the last chosen one of each sequence: all that those attend to.
 inline Tensor attended(const Tensor& chosen, std::int64_t batch, std::int64_t length) {
-  const Tensor last = at::full({batch}, -1, chosen.options())
-                          .scatter_reduce_(0, chosen.div(length, "floor"),
-                                           chosen.remainder(length), "amax");
+  const Tensor last =
+      at::full({batch}, -1, chosen.options())
+          .scatter_reduce_(0, chosen.div(length, "floor"), chosen.remainder(length), "amax");
   const Tensor seen = at::arange(length, chosen.options()) <= last.unsqueeze(1);
   return seen.flatten().nonzero().squeeze(1);
 }

@@ -1,4 +1,5 @@
 // Every family against transformers' logits and greedy tokens; what a checkpoint has beside them.
+#include "models/heap.hpp"
 #include "models/load.hpp"
 
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -248,6 +250,26 @@ TEST_CASE("blocks that run again in the backward pass have the gradients of the 
     const auto with = gradients(true), without = gradients(false);
     for (std::size_t i = 0; i < with.size(); ++i) CHECK(with[i].equal(without[i]));
   }
+}
+
+TEST_CASE("freed memory stays until it is returned", "[models]") {
+  constexpr std::size_t kBlock = 200 << 20;
+  const auto resident = [] {
+    std::ifstream stream("/proc/self/statm");
+    std::size_t all = 0, pages = 0;
+    stream >> all >> pages;
+    return pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  };
+  models::keep_freed_memory();
+  const std::size_t before = resident();
+  std::optional<std::vector<char>> block(std::in_place, kBlock, '1');
+  REQUIRE(resident() > before + kBlock / 2);
+  block.reset();
+#if defined(__GLIBC__)
+  CHECK(resident() > before + kBlock / 2);
+#endif
+  models::return_freed_memory();
+  CHECK(resident() < before + kBlock / 2);
 }
 
 TEST_CASE("norms have their own epsilon, and the RMS norm's quotient is float32", "[models]") {
