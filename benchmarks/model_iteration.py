@@ -277,7 +277,7 @@ def processor():
 
 def instruction_set():
     flags = pathlib.Path("/proc/cpuinfo").read_text().split()
-    return next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags),
+    return next((name for flag, name in (("avx512f", "avx512"), ("avx2", "avx2")) if flag in flags),
                 platform.machine())
 
 
