@@ -232,15 +232,16 @@ def measure(folder, rounds, threads):
             return [str(PROGRAM), "--model", str(folder), "--batches", batches, "--mode", mode,
                     "--threads", str(threads), *flags]
 
-        def torch(batches, mode="passes", prefix=()):
-            return [*prefix, sys.executable, __file__, "--worker", mode, "--model", str(folder),
-                    "--batches", batches, "--threads", str(threads)]
+        def torch(batches, mode="passes"):
+            return [sys.executable, __file__, "--worker", mode, "--model", str(folder), "--batches",
+                    batches, "--threads", str(threads)]
 
         def kept(batches, mode="passes"):
-            return torch(batches, mode, KEEP_FREED_MEMORY)
+            return [*KEEP_FREED_MEMORY, *torch(batches, mode)]
 
         comparisons = [
-            ("passes, 8 x 64", 1, True, {"alkn": ours(full), "transformers": torch(full),
+            ("passes, 8 x 64", 1, True,
+             {"alkn": ours(full), "transformers": torch(full),
               "transformers, freed memory kept": kept(full)}),
             ("passes, TOFU's batches", 4, True,
              {"alkn, answer rows": ours(tofu, "passes", "--rows"), "alkn": ours(tofu),
@@ -283,8 +284,9 @@ def instruction_set():
 
 def header(rounds, threads, arms):
     torch = arms["passes, 8 x 64"]["transformers"]
-    return {"processor": processor(), "instruction_set": instruction_set(), "cores": len(os.sched_getaffinity(0)), "threads": threads,
-            "rounds": rounds, "torch": torch["torch"], "transformers": torch["transformers"],
+    return {"processor": processor(), "instruction_set": instruction_set(),
+            "cores": len(os.sched_getaffinity(0)), "threads": threads, "rounds": rounds,
+            "torch": torch["torch"], "transformers": torch["transformers"],
             "weights": arms["passes, 8 x 64"]["alkn"]["weights"]}
 
 

@@ -23,10 +23,10 @@ class Gpt2Attention : public torch::nn::Module {
         out_(register_module("c_proj", std::make_shared<Conv1D>(c.hidden, c.hidden, type))) {}
 
   Tensor forward(const Tensor& x, const Layout& layout, LayerCache* cached) const {
-    const auto parts = layout.sequences(qkv_->forward(x)).chunk(3, -1);
+    const auto parts = qkv_->forward(x).chunk(3, -1);
+    const auto heads = [&](const Tensor& part) { return layout.heads(part, head_size_); };
     return out_->forward(
-        layout.rows(attend(split_heads(parts[0], head_size_), split_heads(parts[1], head_size_),
-                           split_heads(parts[2], head_size_), cached, scale_)));
+        layout.rows(attend(heads(parts[0]), heads(parts[1]), heads(parts[2]), cached, scale_)));
   }
 
  private:

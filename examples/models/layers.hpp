@@ -142,6 +142,10 @@ struct Layout {
         .index_copy_(0, places, rows)
         .view({batch, length, -1});
   }
+  /// [N, heads * size] as [B, heads, t, size].
+  [[nodiscard]] Tensor heads(const Tensor& rows, std::int64_t size) const {
+    return sequences(rows).view({batch, length, -1, size}).transpose(1, 2);
+  }
   /// [B, t, width] as [N, width].
   [[nodiscard]] Tensor rows(const Tensor& sequences) const {
     const Tensor all = sequences.flatten(0, 1);
@@ -186,11 +190,6 @@ inline Tensor attend(const Tensor& queries, Tensor keys, Tensor values, LayerCac
   const Tensor mixed = at::scaled_dot_product_attention(
       queries, keys, values, {}, 0.0, queries.size(2) > 1, scale, queries.size(1) != keys.size(1));
   return mixed.transpose(1, 2).reshape({queries.size(0), queries.size(2), -1});
-}
-
-/// [B, t, heads * size] as [B, heads, t, size].
-inline Tensor split_heads(const Tensor& x, std::int64_t size) {
-  return x.view({x.size(0), x.size(1), -1, size}).transpose(1, 2);
 }
 
 }  // namespace models

@@ -21,9 +21,9 @@ class LlamaAttention : public torch::nn::Module {
         o_(linear("o_proj", c.heads * c.head_size, c.hidden, c.output_bias, type)) {}
 
   Tensor forward(const Tensor& x, const Layout& layout, LayerCache* cached) const {
-    const Tensor queries = rotate(heads(layout, q_->forward(x)), layout.rope);
-    const Tensor keys = rotate(heads(layout, k_->forward(x)), layout.rope);
-    const Tensor values = heads(layout, v_->forward(x));
+    const Tensor queries = rotate(layout.heads(q_->forward(x), head_size_), layout.rope);
+    const Tensor keys = rotate(layout.heads(k_->forward(x), head_size_), layout.rope);
+    const Tensor values = layout.heads(v_->forward(x), head_size_);
     return o_->forward(layout.rows(attend(queries, keys, values, cached)));
   }
 
@@ -31,9 +31,6 @@ class LlamaAttention : public torch::nn::Module {
   std::shared_ptr<Linear> linear(const char* name, std::int64_t in, std::int64_t out, bool bias,
                                  at::ScalarType type) {
     return register_module(name, std::make_shared<Linear>(in, out, bias, type));
-  }
-  [[nodiscard]] Tensor heads(const Layout& layout, const Tensor& rows) const {
-    return split_heads(layout.sequences(rows), head_size_);
   }
 
   std::int64_t head_size_;

@@ -22,9 +22,9 @@ class PhiAttention : public torch::nn::Module {
         dense_(linear("dense", c.heads * c.head_size, c.hidden, type)) {}
 
   Tensor forward(const Tensor& x, const Layout& layout, LayerCache* cached) const {
-    const Tensor queries = rotate(heads(layout, q_->forward(x)), layout.rope);
-    const Tensor keys = rotate(heads(layout, k_->forward(x)), layout.rope);
-    const Tensor values = heads(layout, v_->forward(x));
+    const Tensor queries = rotate(layout.heads(q_->forward(x), head_size_), layout.rope);
+    const Tensor keys = rotate(layout.heads(k_->forward(x), head_size_), layout.rope);
+    const Tensor values = layout.heads(v_->forward(x), head_size_);
     return dense_->forward(layout.rows(attend(queries, keys, values, cached)));
   }
 
@@ -32,9 +32,6 @@ class PhiAttention : public torch::nn::Module {
   std::shared_ptr<Linear> linear(const char* name, std::int64_t in, std::int64_t out,
                                  at::ScalarType type) {
     return register_module(name, std::make_shared<Linear>(in, out, true, type));
-  }
-  [[nodiscard]] Tensor heads(const Layout& layout, const Tensor& rows) const {
-    return split_heads(layout.sequences(rows), head_size_);
   }
 
   std::int64_t head_size_;
