@@ -24,45 +24,35 @@ else()
   target_compile_definitions(alkn_catch INTERFACE ALKN_SHARED_DIR="${ALKN_SHARED_DIR}")
 endif()
 
-# Builds the tests that need no LibTorch, but for those that run an example.
-add_custom_target(torch_free_tests)
-
 # Three quarters of the time that a test with LibTorch takes to compile are LibTorch's headers and the
 # optimiser's. The kernels in them have tests without LibTorch, which are optimised, and the same
 # bits at every level.
-set(alkn_torch_test_options $<$<AND:$<CXX_COMPILER_ID:GNU,Clang>,$<CONFIG:Release>>:-O0>)
-# With g++ they also read those headers once for all. Not with clang: clang-tidy and
-# scripts/check_headers go by its compile_commands.json, without a build.
-if(TARGET alkn::alkn AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  file(WRITE "${PROJECT_BINARY_DIR}/torch_test_headers.cpp" "")
-  add_library(alkn_torch_test_headers OBJECT EXCLUDE_FROM_ALL
-              "${PROJECT_BINARY_DIR}/torch_test_headers.cpp")
-  target_link_libraries(alkn_torch_test_headers PRIVATE alkn_options alkn_catch alkn_base)
-  target_compile_definitions(alkn_torch_test_headers PRIVATE ALKN_COMPILED)
-  # ccache asks for the second.
-  target_compile_options(alkn_torch_test_headers PRIVATE ${alkn_torch_test_options} -fpch-preprocess)
-  set_target_properties(alkn_torch_test_headers PROPERTIES
-                        EXPORT_COMPILE_COMMANDS ON CXX_STANDARD 20 CXX_EXTENSIONS OFF)
-  target_precompile_headers(alkn_torch_test_headers PRIVATE
-    <ATen/Parallel.h> <torch/csrc/autograd/autograd.h> <torch/csrc/autograd/functions/utils.h>
-    <torch/nn/module.h> <torch/optim/optimizer.h> <torch/serialize/archive.h>
-    <Eigen/Core> <fmt/ranges.h> <nlohmann/json.hpp> "${PROJECT_SOURCE_DIR}/tests/catch.hpp")
+set(alkn_torch_test_options $<$<AND:$<CXX_COMPILER_ID:GNU,Clang>,$<CONFIG:Release>>:-O0> ${alkn_uninitialised})
+alkn_precompile(alkn_torch_test_headers OPTIONS ${alkn_torch_test_options}
+                HEADERS "${PROJECT_SOURCE_DIR}/tests/catch.hpp")
+if(TARGET alkn_torch_test_headers)
+  target_link_libraries(alkn_torch_test_headers PRIVATE alkn_catch)
 endif()
 
-# alkn_add_test(<name> SOURCES <files>... [TORCH] [LINK <targets>...] [LABELS <labels>...]
-#               [STANDARD <17 or 20>] [TIMEOUT <seconds>] [HEADER_ONLY])
+# The other tests that are not of kernels spend their time in the compiler too.
+set(alkn_plain_test_options $<$<AND:$<CXX_COMPILER_ID:GNU,Clang>,$<CONFIG:Release>>:-O1>)
+
+# alkn_add_test(<name> SOURCES <files>... [TORCH [HEADER_ONLY] | OPTIMIZED] [LINK <targets>...] [LABELS <labels>...]
+#               [STANDARD <17 or 20>] [TIMEOUT <seconds>])
 #
 # One executable with Catch2's main, and one test of that name. See alkn_add_program for the rest.
-# Tests with LibTorch have the label `torch`, the others `torch-free`; they link alkn::compiled, which
-# is faster to build, or, HEADER_ONLY, alkn::alkn.
+# Tests with LibTorch have the label `torch`, the others `torch-free`; OPTIMIZED: compiled at the build type's
+# own level.
 function(alkn_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "TORCH;HEADER_ONLY" "STANDARD;TIMEOUT" "SOURCES;LINK;LABELS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "TORCH;HEADER_ONLY;OPTIMIZED" "STANDARD;TIMEOUT" "SOURCES;LINK;LABELS")
   set(options "")
   if(arg_TORCH)
-    list(APPEND options TORCH)
-    if(NOT arg_HEADER_ONLY)
-      list(APPEND options COMPILED)
+    list(APPEND options TORCH PRECOMPILED alkn_torch_test_headers OPTIONS ${alkn_torch_test_options})
+    if(arg_HEADER_ONLY)
+      list(APPEND options HEADER_ONLY)
     endif()
+  elseif(NOT arg_OPTIMIZED)
+    list(APPEND options OPTIONS ${alkn_plain_test_options})
   endif()
   if(arg_STANDARD)
     list(APPEND options STANDARD ${arg_STANDARD})
@@ -78,19 +68,11 @@ function(alkn_add_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT}
                        ENVIRONMENT "ALKN_SHARED_DIR=${ALKN_SHARED_DIR}")
   if(arg_TORCH)
-    target_compile_options(${name} PRIVATE ${alkn_torch_test_options})
-    if(TARGET alkn_torch_test_headers AND NOT arg_HEADER_ONLY)
-      target_compile_options(${name} PRIVATE -fpch-preprocess)
-      target_precompile_headers(${name} REUSE_FROM alkn_torch_test_headers)
-    endif()
     # LibTorch's threads wait actively: two such tests at once on few cores slow each other far
     # down.
     set_tests_properties(${name} PROPERTIES LABELS "torch;${arg_LABELS}" PROCESSORS 2)
   else()
     set_tests_properties(${name} PROPERTIES LABELS "torch-free;${arg_LABELS}")
-    if(NOT "end-to-end" IN_LIST arg_LABELS)  # these run an example, which has LibTorch
-      add_dependencies(torch_free_tests ${name})
-    endif()
   endif()
 endfunction()
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <alkn/eval/harness.hpp>
+#include <alkn/objective/logit_rows.hpp>
 #include <alkn/objective/losses.hpp>
 
 #include <cstddef>

@@ -24,12 +24,12 @@ function(need what)
   endif()
 endfunction()
 
-# configure(<project's folder> ARGS <arguments>...), into WORK/build; as Release, unless
-# without_build_type is set
+# configure(<project's folder> ARGS <arguments>...), into WORK/build; as Release, unless without_build_type is set, but
+# without the optimiser, which takes half of the time and changes no bit
 function(configure folder)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "ARGS")
   if(NOT without_build_type)
-    list(APPEND arg_ARGS -DCMAKE_BUILD_TYPE=Release)
+    list(APPEND arg_ARGS -DCMAKE_BUILD_TYPE=Release "-DCMAKE_CXX_FLAGS_RELEASE=-O0 -DNDEBUG")
   endif()
   cmake_call(CALL -S "${folder}" -B "${WORK}/build" -G "${GENERATOR}"
              "-DCMAKE_CXX_COMPILER=${COMPILER}" -DCMAKE_EXPORT_COMPILE_COMMANDS=ON ${arg_ARGS})
