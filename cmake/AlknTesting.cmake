@@ -120,7 +120,7 @@ function(alkn_add_compile_fail_test name)
     set(label torch)
     set(probe probe_torch.cpp)
     if(TARGET alkn_torch_test_headers AND NOT arg_FLAG)  # another flag, another precompiled header
-      set(probe torch_test_headers.cpp)
+      set(probe alkn_torch_test_headers.cpp)
     endif()
   endif()
   get_filename_component(source "${arg_SOURCE}" ABSOLUTE)
