@@ -14,6 +14,7 @@
 #include <CLI/CLI.hpp>
 #include <alkn/alkn.hpp>
 #include <alkn/io/model_folder.hpp>
+#include <alkn/kernel/select/predict.hpp>
 #include <chrono>
 #include <cmath>
 #include <fstream>

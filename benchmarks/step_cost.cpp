@@ -10,6 +10,7 @@
 //
 // QUICK=1 in the environment: 16 Mi elements in one tensor, slow arms in fewer rounds.
 #include <torch/version.h>
+#include <alkn/kernel/simd/dispatch.hpp>
 
 #include <CLI/CLI.hpp>
 #include <cstdlib>
