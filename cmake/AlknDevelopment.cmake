@@ -27,7 +27,7 @@ if(TARGET alkn_compiled)
   target_link_libraries(alkn_compiled PRIVATE $<BUILD_INTERFACE:alkn_options>)
 endif()
 
-# alkn_precompile(<name> [OPTIONS <flags>...] HEADERS <headers>...)
+# alkn_precompile(<name> OPTIONS <flags>... [HEADERS <headers>...])
 #
 # LibTorch's headers, and <headers>, read once for all programs that are compiled with these options. With g++
 # alone: clang-tidy and scripts/check_headers go by clang's compile_commands.json, without a build.
@@ -62,8 +62,9 @@ endfunction()
 # What programs with LibTorch do themselves costs nothing beside LibTorch and alkn::compiled; at -O3 they take
 # half as long again to compile as at -O1. There g++ 12 takes LibTorch's empty optional of a generator for an
 # uninitialised one.
+set(alkn_hardly_optimised $<$<AND:$<CXX_COMPILER_ID:GNU,Clang>,$<CONFIG:Release>>:-O1>)
 set(alkn_uninitialised $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
-set(alkn_program_options $<$<AND:$<CXX_COMPILER_ID:GNU,Clang>,$<CONFIG:Release>>:-O1> ${alkn_uninitialised})
+set(alkn_program_options ${alkn_hardly_optimised} ${alkn_uninitialised})
 alkn_precompile(alkn_program_headers OPTIONS ${alkn_program_options})
 
 # alkn_add_program(<name> SOURCES <files>... [TORCH [HEADER_ONLY | OPTIMIZED]] [LINK <targets>...]

@@ -34,15 +34,12 @@ if(TARGET alkn_torch_test_headers)
   target_link_libraries(alkn_torch_test_headers PRIVATE alkn_catch)
 endif()
 
-# The other tests that are not of kernels spend their time in the compiler too.
-set(alkn_plain_test_options $<$<AND:$<CXX_COMPILER_ID:GNU,Clang>,$<CONFIG:Release>>:-O1>)
-
 # alkn_add_test(<name> SOURCES <files>... [TORCH [HEADER_ONLY] | OPTIMIZED] [LINK <targets>...] [LABELS <labels>...]
 #               [STANDARD <17 or 20>] [TIMEOUT <seconds>])
 #
 # One executable with Catch2's main, and one test of that name. See alkn_add_program for the rest.
-# Tests with LibTorch have the label `torch`, the others `torch-free`; OPTIMIZED: compiled at the build type's
-# own level.
+# Tests with LibTorch have the label `torch`, the others `torch-free`, which spend their time in the compiler too,
+# but for those of kernels; OPTIMIZED: compiled at the build type's own level.
 function(alkn_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "TORCH;HEADER_ONLY;OPTIMIZED" "STANDARD;TIMEOUT" "SOURCES;LINK;LABELS")
   set(options "")
@@ -52,7 +49,7 @@ function(alkn_add_test name)
       list(APPEND options HEADER_ONLY)
     endif()
   elseif(NOT arg_OPTIMIZED)
-    list(APPEND options OPTIONS ${alkn_plain_test_options})
+    list(APPEND options OPTIONS ${alkn_hardly_optimised})
   endif()
   if(arg_STANDARD)
     list(APPEND options STANDARD ${arg_STANDARD})
