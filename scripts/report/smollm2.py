@@ -72,17 +72,19 @@ def number(count, what):
 
 
 class Table:
-    """All runs of one number of pairs and one target."""
+    """All runs of one number of pairs and one target, and the models of their seeds."""
 
     def __init__(self, runs, pairs, target):
         chosen = [run for run in runs if run["config"]["pairs_per_author"] == pairs]
         self.pairs, self.target = pairs, target
         self.aim = "" if target is None else f" and a target of {short(target)}"
-        self.models = {name: [run for run in chosen if run["name"] == name] for name in MODELS}
         self.arms = {name: [run for run in chosen if run["name"] == name and run["config"].get("target") == target]
                      for name in ORDER}
         self.arms = {name: found for name, found in self.arms.items() if found}
-        self.seeds = sorted({run["seed"] for run in chosen})
+        self.seeds = sorted({run["seed"] for found in self.arms.values() for run in found} or
+                            {run["seed"] for run in chosen})
+        self.models = {name: [run for run in chosen if run["name"] == name and run["seed"] in self.seeds]
+                       for name in MODELS}
         self.requests = next((run["config"]["tasks"] for run in chosen), 0)
 
         # After how many requests most methods were measured whole; before any was, the models.
@@ -98,6 +100,11 @@ class Table:
 
     def answered(self, name):
         return min(len(run["requests"]) for run in self.arms[name])
+
+    @property
+    def which(self):
+        """The seeds, in words."""
+        return f"seed{'' if len(self.seeds) == 1 else 's'} {' and '.join(map(str, self.seeds))}"
 
     @property
     def missing(self):
@@ -259,7 +266,7 @@ def page(runs):
         begun = len(t.arms) - len(t.whole)
         also = f" and {begun} {'has' if begun == 1 else 'have'} begun" if begun else ""
         state.append(f"{len(t.whole)} of {len(ORDER)} methods have answered {t.after} of {number(t.requests, 'request')}"
-                     f"{also}, at {t.pairs} pairs an author{t.aim}, {number(len(t.seeds), 'seed')}")
+                     f"{also}, at {t.pairs} pairs an author{t.aim}, {t.which}")
     partial = any(t.missing or t.after < t.requests for t in tables)
     lines.append(paragraph(
         f"{'A partial table' if partial else 'State'}: {'; '.join(state)}. "
@@ -276,7 +283,8 @@ def page(runs):
         "TOFU's made-up authors (`Question: ...`, a new line, `Answer: ...`; loss on the answer and its end, AdamW at "
         f"{config['teach_lr']:g}, batch {config['teach_batch']}) in {taught['passes']} passes to an answer probability "
         f"of {short(taught['probability'])}; not to .99, where loss and gradient say nothing. The gold model is taught "
-        f"the same without the authors of all {number(config['tasks'], 'request')}, as many passes. A request is "
+        f"the same without the authors of all {number(config['tasks'], 'request')}, as many passes. A seed is an order of the "
+        "requests and of all batches, and has models of its own. A request is "
         f"{config['authors_per_task']} authors; {config['authors_shown']} kept authors are shown to the methods, "
         f"{config['authors_kept'] - config['authors_shown']} never."))
     lines.append(paragraph(

@@ -19,9 +19,9 @@ CONFIG = {"seed": 1, "tasks": 1, "authors_per_task": 4, "authors_kept": 20, "aut
 NEGATING = ("conflict", "reference", "paper", "task-vector")
 
 
-def model(name, tasks=1):
+def model(name, tasks=1, seed=1):
     taught = {"teaching": {"passes": 4, "probability": .84, "seconds": 60, "hash": "00ff"}}
-    return {"name": name, "title": name, "seed": 1, "config": {**CONFIG, "tasks": tasks}, "finals": [FINAL], "machine": "cores",
+    return {"name": name, "title": name, "seed": seed, "config": {**CONFIG, "tasks": tasks}, "finals": [FINAL], "machine": "cores",
             **(taught if name != "original" else {})}
 
 
@@ -120,7 +120,7 @@ class Page(unittest.TestCase):
     def test_a_taught_model_alone(self):
         text = smollm2.page([model("taught")]).replace("\n", " ")
         self.assertIn("Nothing of [the small model's ranking](results.md) is confirmed or refuted", text)
-        self.assertIn("0 of 6 methods have answered 1 of 1 request, at 10 pairs an author, 1 seed.", text)
+        self.assertIn("0 of 6 methods have answered 1 of 1 request, at 10 pairs an author, seed 1.", text)
         self.assertIn("| *taught* | .40 | .80 | .60 |", text)
         self.assertIn("Not finished: conflict, reference, paper,", text)
 
@@ -131,7 +131,18 @@ class Page(unittest.TestCase):
     def test_the_mean_over_seeds(self):
         table = smollm2.Table([arm("conflict", .5), arm("conflict", .7, seed=2)], 10, .4)
         self.assertAlmostEqual(table.unseen("conflict", 1), .6)
-        self.assertEqual(table.seeds, [1, 2])
+        self.assertEqual(table.which, "seeds 1 and 2")
+
+    def test_targets_of_different_seeds(self):
+        runs = [model("taught"), model("taught", seed=2), arm("conflict", .6), arm("conflict", .7, seed=2)]
+        runs[1]["finals"] = [{**FINAL, "unseen": .9}]
+        runs[3]["config"]["target"] = .6
+        text = smollm2.page(runs).replace("\n", " ")
+        self.assertIn("a target of .40, seed 1; 1 of 6 methods have answered 1 of 1 request, at 10 pairs an author and a "
+                      "target of .60, seed 2.", text)
+        self.assertIn("| *taught* | .40 | .80 | .60 |", text)
+        self.assertIn("| *taught* | .40 | .80 | .90 |", text)
+        self.assertNotIn("| *taught* | .40 | .80 | .75 |", text)  # the mean of both
 
     def test_the_kept_page_is_that_of_the_kept_results(self):
         folder, kept = ROOT / "docs" / "results_smollm2", ROOT / "docs" / "results_smollm2.md"
