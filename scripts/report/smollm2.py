@@ -271,8 +271,8 @@ def page(runs):
     lines.append(paragraph(
         f"{'A partial table' if partial else 'State'}: {'; '.join(state)}. "
         f"{'What is finished is kept in `docs/results_smollm2`; a later run goes on. ' if partial else ''}"
-        f"`make experiment MODEL=smollm2 ARGS=\"--data TOFU --pairs {first.pairs}\"` runs all of it (`--targets`, `--pairs` "
-        "and `--iterations` say which table), and `make report MODEL=smollm2` writes such a page; with `--results "
+        f"`make experiment MODEL=smollm2 ARGS=\"--data TOFU --pairs {first.pairs}\"` runs all of it (`--targets`, `--pairs`, "
+        "`--seeds` and `--iterations` say which table), and `make report MODEL=smollm2` writes such a page; with `--results "
         "docs/results_smollm2` among ARGS it goes on from the numbers here, where machine and program teach the same bits, "
         "and `make results MODEL=smollm2` writes this page."))
     searched = sorted({run["config"]["iterations"] for run in runs if "iterations" in run["config"]})
